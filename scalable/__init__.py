@@ -1,0 +1,1 @@
+"""Distributed dataframe batch processing for large sky surveys."""

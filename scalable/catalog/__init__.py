@@ -1,0 +1,1 @@
+"""Lazy verbs over partitioned catalogues; each only wires a kernel to partitions."""

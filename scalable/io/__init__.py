@@ -1,0 +1,1 @@
+"""Adapters: one format or storage layout a file, no scheduling."""

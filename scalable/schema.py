@@ -1,0 +1,133 @@
+"""What a column means: role, type, unit, null rule, UCD and description, carried as Arrow field metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+
+import pyarrow as pa
+
+from scalable.errors import ColumnError, nearest
+
+ROLES = (
+    "object_id",
+    "ra",
+    "dec",
+    "band",
+    "time",
+    "observation_id",
+    "flux",
+    "flux_err",
+    "mag",
+    "mag_err",
+    "class",
+    "quality",
+    "value",
+)
+
+
+class State(IntEnum):
+    """Why a cell holds no measured value; the codes are part of the release format."""
+
+    MEASURED = 0
+    NON_DETECTION = 1
+    NOT_OBSERVED = 2
+    SENTINEL = 3
+    REJECTED = 4
+    IMPUTED = 5
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column and its meaning.
+
+    Attributes
+    ----------
+    name, dtype : str, pyarrow.DataType
+        Stored name and Arrow type.
+    role : str
+        One of `ROLES`, or empty.
+    unit, source_unit : str
+        The unit that holds, and the text that the source gave for it where that differs.
+    ucd, description : str
+        IVOA content descriptor and a sentence for people.
+    error : str
+        Name of the column that holds this column's error.
+    null_state : str
+        Name of the `State` that every null of this column stands for.
+    shape : str
+        FITS ``TDIM``-like shape of a vector column, in C order, for example ``"5,5"``.
+    """
+
+    name: str
+    dtype: pa.DataType
+    role: str = ""
+    unit: str = ""
+    source_unit: str = ""
+    ucd: str = ""
+    description: str = ""
+    error: str = ""
+    null_state: str = ""
+    shape: str = ""
+
+    def to_field(self) -> pa.Field:
+        """Return the Arrow field that carries this meaning as metadata."""
+        meta = {key: getattr(self, key) for key in _KEYS if getattr(self, key)}
+        return pa.field(self.name, self.dtype, metadata=meta or None)
+
+    @classmethod
+    def from_field(cls, field: pa.Field) -> Column:
+        """Read the meaning back from an Arrow field."""
+        meta = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        return cls(field.name, field.type, **{key: meta[key] for key in _KEYS if key in meta})
+
+
+_KEYS = tuple(field.name for field in fields(Column) if field.name not in ("name", "dtype"))
+
+
+@dataclass(frozen=True)
+class Schema:
+    """An ordered, immutable set of columns, found by name or by role."""
+
+    columns: tuple[Column, ...]
+
+    def __iter__(self) -> Iterator[Column]:  # noqa: D105
+        return iter(self.columns)
+
+    def __len__(self) -> int:  # noqa: D105
+        return len(self.columns)
+
+    def __contains__(self, name: object) -> bool:  # noqa: D105
+        return any(column.name == name for column in self.columns)
+
+    def __getitem__(self, name: str) -> Column:
+        """Return the column called ``name``, or raise `ColumnError` naming the nearest one."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise ColumnError(f"no column {name!r}; {nearest(name, self.names)}")
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in order."""
+        return [column.name for column in self.columns]
+
+    def by_role(self, role: str) -> list[Column]:
+        """Return all columns that play ``role``, in order."""
+        return [column for column in self.columns if column.role == role]
+
+    def to_arrow(self) -> pa.Schema:
+        """Return the Arrow schema with every column's meaning as field metadata."""
+        return pa.schema([column.to_field() for column in self.columns])
+
+    @classmethod
+    def from_arrow(cls, schema: pa.Schema) -> Schema:
+        """Read columns and meanings from an Arrow schema."""
+        return cls(tuple(Column.from_field(field) for field in schema))
+
+    def replace(self, name: str, **changes: object) -> Schema:
+        """Return a copy in which the column ``name`` has other attributes."""
+        return Schema(
+            tuple(replace(c, **changes) if c.name == name else c for c in self.columns)  # type: ignore[arg-type]
+        )

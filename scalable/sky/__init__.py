@@ -1,0 +1,1 @@
+"""The sky as pixels: plain geometry, no data, no scheduling."""

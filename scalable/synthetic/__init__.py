@@ -1,0 +1,1 @@
+"""A sky from a seed, with its truth: for tests, the demo and benchmarks."""
