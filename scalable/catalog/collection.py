@@ -1,0 +1,116 @@
+"""A survey's store: versions, each complete, and ``current``, which names the one that readers open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from scalable.catalog.catalog import Catalog, open_catalog
+from scalable.errors import StoreError
+from scalable.io.atomic import point, publish
+from scalable.io.parquet import read_leaf
+from scalable.io.runs import read_json
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One committed version of a survey's store; opened versions stay as they are while newer ones are added.
+
+    Attributes
+    ----------
+    path : Path
+        Folder of the version.
+    manifest : dict
+        Run id, date, bands, accounting, and every file with rows, bytes and SHA-256.
+    """
+
+    path: Path
+    manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def objects(self) -> Catalog:
+        """One row per object; lazy."""
+        return open_catalog(self.path / "objects")
+
+    @property
+    def detections(self) -> Catalog:
+        """One row per detection, an object's light curve contiguous; lazy."""
+        return open_catalog(self.path / "detections")
+
+    @property
+    def observations(self) -> pa.Table:
+        """One row per catalogue file; small, read at once."""
+        return read_leaf(self.path / "observations.parquet")
+
+    @property
+    def rejected(self) -> pa.Table:
+        """Rows that were not stored, each with file, row and reason."""
+        return read_leaf(self.path / "rejected.parquet")
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands of the survey, in order of wavelength."""
+        return tuple(self.manifest["bands"])
+
+    @property
+    def accounting(self) -> dict[str, int]:
+        """Rows read, stored and rejected; files read and quarantined; objects."""
+        return dict(self.manifest["accounting"])
+
+    def __repr__(self) -> str:  # noqa: D105
+        count = self.accounting
+        return (
+            f"<Collection {self.manifest['survey']} version {self.path.name}: {count['objects']:,} objects, "
+            f"{count['stored']:,} detections in {len(self.bands)} bands from {count['files'] - count['quarantined']} files>"
+        )
+
+
+def open_collection(path: str | Path) -> Collection:
+    """Open the current version of a store, or one version's folder; only its manifest is read.
+
+    Raises
+    ------
+    StoreError
+        If there is no committed version.
+    """
+    path = Path(path).absolute()
+    folder = (path / "current").resolve() if (path / "current").is_symlink() else path
+    if not (folder / "manifest.json").exists():
+        raise StoreError(f"{path}: no committed version here; run: scalable run survey.yaml --into {path}")
+    return Collection(folder, read_json(folder / "manifest.json"))
+
+
+def find_version(store: Path, run_id: str) -> Collection | None:
+    """Return the newest version if ``run_id`` made it, else None.
+
+    A driver killed between publishing a version and pointing at it leaves it complete: it is pointed at now.
+    """
+    newest = _newest(store)
+    if newest is None or open_collection(newest).manifest["run_id"] != run_id:
+        return None
+    if not (store / "current").exists() or (store / "current").resolve() != newest.resolve():
+        point(store / "current", os.path.join("versions", newest.name))
+    return open_collection(store)
+
+
+def _newest(store: Path) -> Path | None:
+    versions = [path for path in (store / "versions").glob("*") if path.name.isdigit()]
+    return max(versions, key=lambda path: int(path.name), default=None)
+
+
+def commit(store: Path, version: Path, work: Path) -> Collection:
+    """Publish a finished version under the next number and point ``current`` at it; then drop its intermediate files."""
+    newest = _newest(store)
+    destination = store / "versions" / f"{int(newest.name) + 1 if newest else 1:04d}"
+    try:
+        publish(version, destination)
+    except OSError as error:
+        raise StoreError(f"{destination}: the new version cannot be published ({error.strerror}); run again") from error
+    point(store / "current", os.path.join("versions", destination.name))
+    shutil.rmtree(work, ignore_errors=True)
+    return open_collection(store)

@@ -1,0 +1,55 @@
+"""A condition on rows, such as ``Flux1 / dFlux1 > 5 and Class = -1``, as a pending step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlglot import exp
+
+from scalable.catalog.dialect import DIALECT, parse_expression, spell, unknown_column
+from scalable.catalog.duck import execute
+from scalable.errors import ColumnError
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Keep the rows for which a condition is true; null is not true."""
+
+    text: str
+    sql: str
+    columns: tuple[str, ...]
+
+    def output(self, schema: pa.Schema) -> pa.Schema:
+        """Return the same schema."""
+        return schema
+
+    def needs(self, wanted: Sequence[str]) -> list[str]:
+        """Return what is wanted and what the condition reads."""
+        return [*wanted, *self.columns]
+
+    def apply(self, table: pa.Table) -> pa.Table:
+        """Evaluate the condition in DuckDB on its own columns and filter."""
+        keep = execute(f"SELECT ({self.sql}) AS keep FROM rows", {"rows": table.select(list(self.columns))})
+        return table.filter(pc.fill_null(keep["keep"].cast(pa.bool_()), False))
+
+
+def parse_condition(text: str, schema: pa.Schema) -> Condition:
+    """Check a condition against a schema; nothing is computed.
+
+    Raises
+    ------
+    QueryError, ColumnError
+        If it is not a plain condition, or names a column that is not there.
+    """
+    tree = spell(parse_expression(text), schema.names)
+    columns = tuple(dict.fromkeys(column.name for column in tree.find_all(exp.Column)))
+    for name in columns:
+        if name not in schema.names:
+            raise ColumnError(unknown_column(name, schema.names))
+    if not columns:
+        # A condition on no column would have no rows to be evaluated on.
+        columns = (schema.names[0],)
+    return Condition(text, tree.sql(dialect=DIALECT), columns)

@@ -1,0 +1,257 @@
+"""Ingest, last stage, in the driver alone: balance the books, write the metadata, publish the version."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from scalable.catalog.collection import Collection, commit
+from scalable.catalog.ingest_map import FileRecord, MapRecord, Settings
+from scalable.catalog.ingest_reduce import Reduced, detections_schema, objects_schema, write_index_part
+from scalable.cluster import run_tasks
+from scalable.errors import AccountingError
+from scalable.io.atomic import write_text
+from scalable.io.layout import finish_catalog, finish_collection, finish_index
+from scalable.io.parquet import Leaf, write_leaf
+from scalable.io.runs import read_arrow, write_json
+from scalable.schema import Schema
+from scalable.sky.pixel import Pixel
+
+INDEX_PART_ROWS = 5_000_000
+
+INDEX = Schema.from_arrow(
+    pa.schema([("object_id", pa.int64()), ("Norder", pa.uint8()), ("Dir", pa.int64()), ("Npix", pa.int64())])
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One ingest: where it writes, what it reads and since when.
+
+    ``observations`` is the index sorted by id, ``ranks`` the place of each of its rows in canonical order (band, MJD, id).
+    """
+
+    store: Path
+    settings: Settings
+    observations: pa.Table
+    ranks: NDArray[np.int64]
+    run_id: str
+    date: str
+
+    @property
+    def work(self) -> Path:
+        """Folder of intermediate files."""
+        return Path(self.settings.work)
+
+    @property
+    def version(self) -> Path:
+        """Folder in which the new version grows, out of readers' sight."""
+        return self.work / "version"
+
+
+def commit_version(run: Run, records: Sequence[MapRecord], reduced: Sequence[Reduced], wide: pa.Table) -> Collection:
+    """Write what a version holds beside its leaves, and publish it by one rename.
+
+    Raises
+    ------
+    AccountingError
+        If a single row is lost or doubled.
+    """
+    files = {entry.observation_id: entry for record in records for entry in record.files}
+    kept = [result for result in reduced if result.objects and result.detections]
+    rejected = _rejected(run, records, kept)
+    books = balance(run, files, reduced, rejected.num_rows)
+    digests = {f"{kind}/{kind}/{leaf.path}": leaf for kind in ("objects", "detections") for leaf in _leaves(kept, kind)}
+    _finish_catalogs(run, kept)
+    observations = _observations(run, files, books)
+    for name, table in (("observations", observations), ("rejected", rejected), ("wide_objects", wide)):
+        digests[f"{name}.parquet"] = write_leaf(table, run.version, f"{name}.parquet")
+    _write_quarantine(run.version / "quarantine.csv", files)
+    survey = run.settings.survey
+    write_text(run.version / "survey.json", json.dumps(survey.model_dump(mode="json", by_alias=True), indent=1) + "\n")
+    manifest = {
+        "format": 1,
+        "run_id": run.run_id,
+        "date": run.date,
+        "survey": survey.name,
+        "survey_digest": survey.digest,
+        "bands": list(survey.bands),
+        "margin_arcsec": survey.store.margin_arcsec,
+        "accounting": _total(run, files, books, kept),
+        "nulls": _nulls(kept),
+        "wide_objects": wide.num_rows,
+        "files": _files(run.version, digests),
+    }
+    write_json(run.version / "manifest.json", manifest)
+    return commit(run.store, run.version, run.work)
+
+
+def balance(run: Run, files: Mapping[int, FileRecord], reduced: Sequence[Reduced], listed: int) -> dict[int, tuple[int, int]]:
+    """Return rows stored and rejected by observation id, once every row read is one or the other.
+
+    Raises
+    ------
+    AccountingError
+        If a row is lost or doubled, or a rejected row is not listed.
+    """
+    stored = np.zeros(len(run.ranks), dtype=np.int64)
+    rejected = np.zeros(len(run.ranks), dtype=np.int64)
+    for result in reduced:
+        for counts, total in ((result.stored, stored), (result.duplicates, rejected)):
+            for rank, rows in counts.items():
+                total[rank] += rows
+    books = {}
+    for observation_id, rank in zip(run.observations["observation_id"].to_pylist(), run.ranks.tolist(), strict=True):
+        entry = files[observation_id]
+        lost = entry.rejected + int(rejected[rank])
+        if entry.rows != stored[rank] + lost:
+            raise AccountingError(
+                f"{entry.path}: {entry.rows} rows read, {stored[rank]} stored and {lost} rejected do not balance; "
+                "nothing was committed. This is a fault of ours: please report it with the survey file"
+            )
+        books[observation_id] = (int(stored[rank]), lost)
+    total_rejected = sum(lost for _, lost in books.values())
+    if listed != total_rejected:
+        raise AccountingError(f"{total_rejected} rows were rejected but {listed} are listed; nothing was committed")
+    return books
+
+
+def _total(
+    run: Run, files: Mapping[int, FileRecord], books: Mapping[int, tuple[int, int]], kept: Sequence[Reduced]
+) -> dict[str, int]:
+    return {
+        "read": sum(entry.rows for entry in files.values()),
+        "stored": sum(stored for stored, _ in books.values()),
+        "rejected": sum(lost for _, lost in books.values()),
+        "files": len(files),
+        "quarantined": sum(bool(entry.reason) for entry in files.values()),
+        "input_bytes": sum(entry.size_bytes for entry in files.values()),
+        "objects": sum(leaf.rows for leaf in _leaves(kept, "objects")),
+    }
+
+
+def _leaves(kept: Sequence[Reduced], member: str) -> list[Leaf]:
+    return [getattr(result, member) for result in kept]
+
+
+def pixel_file(work: Path, pixel: Pixel, kind: str) -> Path:
+    """Return the path of one of the small tables that the reduce stage leaves for a pixel."""
+    return work / "reduce" / f"{pixel.order}-{pixel.index}.{kind}.arrow"
+
+
+def _rejected(run: Run, records: Sequence[MapRecord], kept: Sequence[Reduced]) -> pa.Table:
+    tables = [read_arrow(run.work / "map" / f"{record.name}.rejected.arrow") for record in records]
+    tables += [read_arrow(pixel_file(run.work, result.pixel, "rejected")) for result in kept]
+    return pa.concat_tables(tables).sort_by([("observation_id", "ascending"), ("source_row", "ascending")])
+
+
+def _finish_catalogs(run: Run, kept: Sequence[Reduced]) -> None:
+    survey = run.settings.survey
+    meta = {b"scalable": json.dumps({"bands": list(survey.bands), "survey": survey.name}).encode()}
+    members = (
+        ("objects", "object", objects_schema(survey.bands)),
+        ("detections", "source", detections_schema(run.settings.schema)),
+    )
+    for member, product, schema in members:
+        finish_catalog(
+            run.version / member / member,
+            _leaves(kept, member),
+            schema=schema.to_arrow().with_metadata(meta),
+            name=f"{survey.name}_{member}",
+            product=product,
+            position=("object_ra", "object_dec"),
+            date=run.date,
+        )
+    _write_indexes(run, tuple(result.pixel for result in kept))
+
+
+def _write_indexes(run: Run, pixels: tuple[Pixel, ...]) -> None:
+    """Write the index from id to pixel once and link it into both collections: their leaves correspond one to one."""
+    ids = [read_arrow(pixel_file(run.work, pixel, "ids"))["object_id"].to_numpy() for pixel in pixels]
+    edges = index_edges(ids)
+    bounds = [(number, low, high) for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))]
+    parts = [part for part in run_tasks(write_index_part, bounds, run.settings, pixels) if part]
+    for member in ("objects", "detections"):
+        collection, index = run.version / member, f"{member}_id"
+        for part in parts:
+            path = collection / index / part.path
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.link(run.version / "objects" / "objects_id" / part.path, path)
+        name = f"{run.settings.survey.name}_{member}"
+        finish_index(collection / index, parts, schema=INDEX.to_arrow(), name=name, primary=member, date=run.date)
+        finish_collection(collection, name=name, primary=member, indexes={"object_id": index})
+
+
+def index_edges(ids: Sequence[NDArray[np.int64]]) -> list[int]:
+    """Return edges of id ranges with about `INDEX_PART_ROWS` each, from evenly spaced samples of sorted ids."""
+    samples = np.sort(np.concatenate([values[:: max(1, len(values) // 64)] for values in ids]))
+    parts = math.ceil(sum(len(values) for values in ids) / INDEX_PART_ROWS)
+    inner = {int(samples[len(samples) * part // parts]) for part in range(1, parts)}
+    low, high = min(int(values[0]) for values in ids), max(int(values[-1]) for values in ids)
+    return [low, *sorted(inner - {low}), high + 1]
+
+
+def _observations(run: Run, files: Mapping[int, FileRecord], books: Mapping[int, tuple[int, int]]) -> pa.Table:
+    entries = [files[i] for i in run.observations["observation_id"].to_pylist()]
+    columns = {
+        "status": pa.array(["quarantined" if entry.reason else "stored" for entry in entries]),
+        "rows": pa.array([entry.rows for entry in entries], pa.int64()),
+        "rows_stored": pa.array([books[entry.observation_id][0] for entry in entries], pa.int64()),
+        "rows_rejected": pa.array([books[entry.observation_id][1] for entry in entries], pa.int64()),
+        "size_bytes": pa.array([entry.size_bytes for entry in entries], pa.int64()),
+        "sha256": pa.array([entry.sha256 or None for entry in entries], pa.string()),
+        "header_digest": pa.array([entry.header_digest or None for entry in entries], pa.string()),
+        "zero_point": pa.nulls(len(entries), pa.float64()),
+    }
+    table = run.observations
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def _write_quarantine(path: Path, files: Mapping[int, FileRecord]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["observation_id", "path", "reason"])
+    for _, entry in sorted(files.items()):
+        if entry.reason:
+            writer.writerow([entry.observation_id, entry.path, entry.reason])
+    write_text(path, text.getvalue())
+
+
+def _files(version: Path, known: Mapping[str, Leaf]) -> list[dict[str, Any]]:
+    """Return every file of the version with bytes and digest, leaves with their rows; leaves are not read again."""
+    entries: list[dict[str, Any]] = []
+    for path in sorted(path for path in version.rglob("*") if path.is_file()):
+        name = path.relative_to(version).as_posix()
+        if path.name.startswith(".tmp-"):
+            # Left by a task that was killed while it wrote.
+            path.unlink()
+        elif name in known:
+            leaf = known[name]
+            entries.append({"path": name, "bytes": leaf.size_bytes, "sha256": leaf.sha256, "rows": leaf.rows})
+        elif name != "manifest.json":
+            data = path.read_bytes()
+            entries.append({"path": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    return entries
+
+
+def _nulls(kept: Sequence[Reduced]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for result in kept:
+        for name, count in result.nulls.items():
+            total[name] = total.get(name, 0) + count
+    return dict(sorted(total.items()))

@@ -1,0 +1,261 @@
+"""Ingest, first stage: read each file once, apply the survey's rules, sort along the sky, leave one run a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scalable.errors import InputError, ScalableError
+from scalable.io.drivers import reader_for
+from scalable.io.reader import Source
+from scalable.io.rules import apply_rules, column_of_floats, factor, stored_schema
+from scalable.io.runs import read_json, write_arrow, write_json
+from scalable.kernels.partition import boundaries, boxes, bucket_of, unit_vectors
+from scalable.schema import Schema
+from scalable.sky.healpix import to_pixels
+from scalable.sky.pixel import MAX_ORDER
+from scalable.survey import Survey
+
+CELL_ORDER = 10
+"""Order at which rows are counted for the plan (206 arcsec)."""
+
+WORK_COLUMNS = ("_healpix_29", "_ra", "_dec", "_observation", "object_id", "source_row")
+"""What a run holds beside the stored columns: pixel and position [deg] of the detection, rank of its observation, id, row."""
+
+REJECTED = pa.schema(
+    [
+        ("path", pa.string()),
+        ("observation_id", pa.int64()),
+        ("source_row", pa.int64()),
+        ("object_id", pa.int64()),
+        ("reason", pa.string()),
+        ("column", pa.string()),
+        ("value", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Files that one task reads; ``ranks`` are the places of their observations in canonical order (band, MJD, id)."""
+
+    name: str
+    sources: tuple[Source, ...]
+    ranks: tuple[int, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every task of one ingest needs to know."""
+
+    survey: Survey
+    schema: Schema
+    work: str
+    buckets: int
+
+
+@dataclass
+class FileRecord:
+    """What became of one file: its rows and digests, or the reason why it is set aside."""
+
+    observation_id: int
+    path: str
+    rows: int = 0
+    size_bytes: int = 0
+    sha256: str = ""
+    header_digest: str = ""
+    rejected: int = 0
+    reason: str = ""
+
+
+@dataclass
+class MapRecord:
+    """What one map task did."""
+
+    name: str
+    files: list[FileRecord] = field(default_factory=list)
+    first: int = 0
+    last: int = 0
+    rows: int = 0
+
+
+def map_batch(batch: Batch, settings: Settings) -> MapRecord:
+    """Read the files of a batch and write its run, its counts by cell and its boxes by object; skipped if done before."""
+    folder = Path(settings.work) / "map"
+    done = folder / f"{batch.name}.json"
+    if done.exists():
+        return load_record(done)
+    record = MapRecord(batch.name)
+    kept: list[pa.Table] = []
+    rejected: list[pa.Table] = []
+    for source, rank in zip(batch.sources, batch.ranks, strict=True):
+        entry = FileRecord(source.observation_id, source.path)
+        try:
+            good, bad = _read_file(source, rank, settings, entry)
+        except (ScalableError, OSError) as error:
+            entry = FileRecord(source.observation_id, source.path, reason=str(error) or type(error).__name__)
+        else:
+            kept += good
+            rejected += bad
+        record.files.append(entry)
+    rows = pa.concat_tables(kept) if kept else _empty(settings.schema)
+    rows = rows.take(np.argsort(rows["_healpix_29"].to_numpy(), kind="stable"))
+    pixels = rows["_healpix_29"].to_numpy()
+    record.rows = len(pixels)
+    if record.rows:
+        record.first, record.last = int(pixels[0]), int(pixels[-1])
+    cells, counts = np.unique(pixels >> 2 * (MAX_ORDER - CELL_ORDER), return_counts=True)
+    write_arrow(rows, folder / f"{batch.name}.run.arrow")
+    write_arrow(pa.table({"cell": cells, "rows": counts}), folder / f"{batch.name}.cells.arrow")
+    write_arrow(_boxes(rows, settings.buckets), folder / f"{batch.name}.boxes.arrow")
+    write_arrow(pa.concat_tables([REJECTED.empty_table(), *rejected]), folder / f"{batch.name}.rejected.arrow")
+    # The record is written last: it says that everything before it is whole.
+    write_json(done, asdict(record))
+    return record
+
+
+def load_record(path: Path) -> MapRecord:
+    """Read back what a finished task said."""
+    value: dict[str, Any] = read_json(path)
+    return MapRecord(**{**value, "files": [FileRecord(**entry) for entry in value["files"]]})
+
+
+def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord) -> tuple[list[pa.Table], list[pa.Table]]:
+    """Read one file to the end before anything of it counts: a file is stored whole or not at all."""
+    survey = settings.survey
+    reader = reader_for(survey.files.format)
+    info = reader.describe(source)
+    found = stored_schema(info.schema, survey.columns, path=source.path)
+    _same_columns(found, settings.schema, source)
+    digest = hashlib.sha256()
+    kept, rejected = [], []
+    for block in reader.scan(source, columns=info.schema.names, digest=digest):
+        table = apply_rules(block, found, survey.columns).select(settings.schema.names)
+        good, bad = _locate(table, source, rank, survey, first_row=entry.rows)
+        kept.append(good)
+        rejected.append(bad)
+        entry.rows += block.num_rows
+        entry.rejected += bad.num_rows
+    entry.sha256 = digest.hexdigest()
+    entry.header_digest = info.header_digest
+    entry.size_bytes = Path(source.path).stat().st_size
+    return kept, rejected
+
+
+def _same_columns(found: Schema, wanted: Schema, source: Source) -> None:
+    """Refuse a file whose columns differ from the survey's others: neither may be lost silently."""
+    types = {column.name: column.dtype for column in wanted}
+    for column in found:
+        if column.name not in types:
+            raise InputError(f"{source.path}: HDU {source.hdu} has a column {column.name!r} that the other files have not")
+        if column.dtype != types[column.name]:
+            raise InputError(
+                f"{source.path}: HDU {source.hdu} column {column.name!r} is {column.dtype}, elsewhere {types[column.name]}"
+            )
+    for name in wanted.names:
+        if name not in found:
+            raise InputError(f"{source.path}: HDU {source.hdu} has no column {name!r}, which the other files have")
+
+
+def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first_row: int) -> tuple[pa.Table, pa.Table]:
+    """Add id, row number, position and pixel to a block; rows without an id or a position are rejected, with the reason."""
+    rows = np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
+    id_column, ra_column, dec_column = (survey.column_of(role) for role in ("object_id", "ra", "dec"))
+    ids = _integer_ids(table[id_column], source, id_column)
+    ra = _degrees(table, ra_column, survey)
+    dec = _degrees(table, dec_column, survey)
+    reasons = np.full(len(rows), "", dtype=object)
+    columns = np.full(len(rows), "", dtype=object)
+    problems = (
+        (dec_column, "declination outside -90 to 90 degrees", ~(np.abs(dec) <= 90.0)),
+        (ra_column, "right ascension is no number or far outside 0 to 360 degrees", ~(np.abs(ra) <= 720.0)),
+        (dec_column, "no declination", np.isnan(dec)),
+        (ra_column, "no right ascension", np.isnan(ra)),
+        (id_column, "no object id", ids.is_null().to_numpy(zero_copy_only=False)),
+    )
+    for column, reason, where in problems:
+        reasons[where], columns[where] = reason, column
+    bad = reasons != ""
+    keys = ids.fill_null(0).to_numpy(zero_copy_only=False)
+    rejected = REJECTED.empty_table()
+    if bad.any():
+        values = [str(table[column][int(row)].as_py()) for row, column in zip(np.flatnonzero(bad), columns[bad], strict=True)]
+        rejected = rejection(source.path, source.observation_id, rows[bad], keys[bad], reasons[bad], columns[bad], values)
+        good = np.flatnonzero(~bad)
+        table, rows, keys, ra, dec = table.take(good), rows[good], keys[good], ra[good], dec[good]
+    pixels = to_pixels(ra, dec) if len(ra) else np.zeros(0, dtype=np.int64)
+    ranks = np.full(len(rows), rank, dtype=np.int32)
+    work = dict(zip(WORK_COLUMNS, (pixels, ra, dec, ranks, keys.astype(np.int64), rows), strict=True))
+    located = pa.table({**work, **dict(zip(table.column_names, table.columns, strict=True))})
+    return located, rejected
+
+
+def rejection(path: str, observation_id: int, rows: Any, ids: Any, reasons: Any, columns: Any, values: Any) -> pa.Table:
+    """Return rejected rows of one file in the form that accounting keeps."""
+    n = len(rows)
+    return pa.table([[path] * n, [observation_id] * n, rows, ids, list(reasons), list(columns), list(values)], schema=REJECTED)
+
+
+def _integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
+    try:
+        return pc.cast(column.combine_chunks(), pa.int64())
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"{source.path}: HDU {source.hdu} column {name!r}: object ids must be whole numbers that fit 64 bits ({error})"
+        ) from error
+
+
+def _degrees(table: pa.Table, name: str, survey: Survey) -> NDArray[np.float64]:
+    """Return an angle column in degrees, float64, NaN where it is null."""
+    scale = factor(survey.columns[name].unit or "deg", "deg", name)
+    return column_of_floats(table[name]).combine_chunks().to_numpy(zero_copy_only=False) * scale
+
+
+def _boxes(rows: pa.Table, buckets: int) -> pa.Table:
+    """Return the Cartesian box of every object in this run, sorted by bucket and id: what the spread check needs."""
+    ids = rows["object_id"].to_numpy()
+    by_id = np.argsort(ids, kind="stable")
+    offsets = boundaries(ids[by_id])
+    vectors = unit_vectors(rows["_ra"].to_numpy()[by_id], rows["_dec"].to_numpy()[by_id])
+    box = boxes(vectors, offsets)
+    ids = ids[by_id][offsets[:-1]]
+    bucket = bucket_of(ids, buckets)
+    order = np.argsort(bucket, kind="stable")
+    names = ("x0", "y0", "z0", "x1", "y1", "z1")
+    return pa.table({"bucket": bucket[order], "object_id": ids[order]} | {n: box[order, i] for i, n in enumerate(names)})
+
+
+def _empty(schema: Schema) -> pa.Table:
+    types = (pa.int64(), pa.float64(), pa.float64(), pa.int32(), pa.int64(), pa.int64())
+    work = [pa.field(name, dtype) for name, dtype in zip(WORK_COLUMNS, types, strict=True)]
+    return pa.schema([*work, *schema.to_arrow()]).empty_table()
+
+
+def make_batches(sources: list[Source], ranks: list[int], *, batch_bytes: int) -> Iterator[Batch]:
+    """Bundle neighbouring files up to ``batch_bytes``: one task per file would drown in overhead."""
+    waiting: list[tuple[Source, int]] = []
+    size = 0
+    for source, rank in zip(sources, ranks, strict=True):
+        path = Path(source.path)
+        bytes_here = path.stat().st_size if path.exists() else 0
+        if waiting and size + bytes_here > batch_bytes:
+            yield _batch(waiting, size)
+            waiting, size = [], 0
+        waiting.append((source, rank))
+        size += bytes_here
+    if waiting:
+        yield _batch(waiting, size)
+
+
+def _batch(members: list[tuple[Source, int]], size: int) -> Batch:
+    name = f"{members[0][0].observation_id}-{members[-1][0].observation_id}"
+    return Batch(name, tuple(source for source, _ in members), tuple(rank for _, rank in members), size)

@@ -1,0 +1,328 @@
+"""Ingest, later stages: check the spread of objects, gather a pixel's rows, group them into objects, write the leaves."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scalable.catalog.ingest_map import REJECTED, Settings, rejection
+from scalable.io.layout import HEALPIX_COLUMN
+from scalable.io.parquet import Leaf, write_leaf
+from scalable.io.runs import column, ranges_of, read_arrow, read_json, write_arrow, write_json
+from scalable.kernels.partition import (
+    boundaries,
+    box_extent_arcsec,
+    mean_positions,
+    merge_boxes,
+    spreads_arcsec,
+    unit_vectors,
+)
+from scalable.schema import Column, Schema
+from scalable.sky.healpix import to_pixels, with_ring
+from scalable.sky.pixel import Pixel
+
+WIDE = pa.schema([("object_id", pa.int64()), ("spread_arcsec", pa.float64()), ("detections", pa.int64()), ("owner", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the reduce stage works from: the tiling's ring, the runs and the observations in canonical order.
+
+    ``observations`` holds ``observation_id, band, mjd, path`` by rank; ``runs`` holds (name, first, last) of each run that has
+    rows; ``wide`` says whether objects wider than the margin were set apart.
+    """
+
+    settings: Settings
+    ring_order: int
+    runs: tuple[tuple[str, int, int], ...]
+    observations: pa.Table
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What one pixel gave: its two leaves (none if no object lies in it), rows stored and rejected by observation rank."""
+
+    pixel: Pixel
+    objects: Leaf | None
+    detections: Leaf | None
+    stored: dict[int, int]
+    duplicates: dict[int, int]
+    nulls: dict[str, int]
+
+
+def detections_schema(source: Schema) -> Schema:
+    """Return the columns of a detections leaf: keys first, then everything the source gave."""
+    keys = (
+        Column(HEALPIX_COLUMN, pa.int64(), description="HEALPix index of the object, NESTED, order 29"),
+        Column("object_id", pa.int64(), role="object_id", ucd="meta.id;meta.main", description="Object this row belongs to"),
+        *_position_columns("object_ra", "object_dec"),
+        Column("observation_id", pa.int64(), role="observation_id", ucd="obs.image", description="Row of the observation index"),
+        Column("band", pa.string(), role="band", ucd="instr.bandpass", description="Filter"),
+        Column("mjd", pa.float64(), role="time", unit="d", ucd="time.epoch", description="Modified Julian date"),
+        Column("source_row", pa.int64(), ucd="meta.record", description="Row in the source file, from 0"),
+    )
+    # Only one column may play a key role, and the keys play it: the source's own columns become plain values of that name.
+    own = tuple(replace(c, role="value") if c.role in ("object_id", "ra", "dec", "band", "time") else c for c in source)
+    return Schema(keys + own)
+
+
+def objects_schema(bands: Sequence[str]) -> Schema:
+    """Return the columns of an objects leaf."""
+    counts = [Column(f"n_{band}", pa.int32(), ucd="meta.number", description=f"Detections in {band}") for band in bands]
+    return Schema(
+        (
+            Column(HEALPIX_COLUMN, pa.int64(), description="HEALPix index of the object, NESTED, order 29"),
+            Column("object_id", pa.int64(), role="object_id", ucd="meta.id;meta.main", description="Object"),
+            *_position_columns("object_ra", "object_dec"),
+            *counts,
+            Column("detection_offset", pa.int64(), description="First row of this object in the sibling leaf of detections"),
+            Column("detection_count", pa.int32(), ucd="meta.number", description="Rows of this object in that leaf"),
+        )
+    )
+
+
+def _position_columns(ra: str, dec: str) -> tuple[Column, Column]:
+    text = "normalised vector mean of its detections (ICRS)"
+    return (
+        Column(ra, pa.float64(), role="ra", unit="deg", ucd="pos.eq.ra;meta.main", description=f"Right ascension, {text}"),
+        Column(dec, pa.float64(), role="dec", unit="deg", ucd="pos.eq.dec;meta.main", description=f"Declination, {text}"),
+    )
+
+
+def check_bucket(bucket: int, settings: Settings, runs: tuple[tuple[str, int, int], ...]) -> NDArray[np.int64]:
+    """Return the ids in one hash bucket whose detections may spread further than the margin (never misses one)."""
+    pieces = []
+    bounds = np.array([[bucket, bucket + 1]], dtype=np.int64)
+    for name, _, _ in runs:
+        pieces.append(ranges_of(read_arrow(Path(settings.work) / "map" / f"{name}.boxes.arrow"), "bucket", bounds))
+    merged = pa.concat_tables(pieces)
+    if merged.num_rows == 0:
+        return np.zeros(0, dtype=np.int64)
+    ids = merged["object_id"].to_numpy()
+    order = np.argsort(ids, kind="stable")
+    offsets = boundaries(ids[order])
+    box = np.column_stack([merged[name].to_numpy() for name in ("x0", "y0", "z0", "x1", "y1", "z1")])[order]
+    extent = box_extent_arcsec(merge_boxes(box, offsets))
+    return ids[order][offsets[:-1]][extent > settings.survey.store.margin_arcsec]
+
+
+def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[tuple[str, int, int], ...]) -> pa.Table:
+    """Measure the suspects exactly, set the rows of the truly wide objects apart, and return the list of those objects."""
+    folder = Path(settings.work)
+    pieces = []
+    for name, _, _ in runs:
+        run = read_arrow(folder / "map" / f"{name}.run.arrow")
+        pieces.append(run.filter(pa.array(np.isin(column(run, "object_id"), suspects))))
+    rows = _canonical(pa.concat_tables(pieces))
+    offsets = boundaries(rows["object_id"].to_numpy())
+    vectors = unit_vectors(rows["_ra"].to_numpy(), rows["_dec"].to_numpy())
+    spread = spreads_arcsec(vectors, offsets)
+    wide = spread > settings.survey.store.margin_arcsec
+    ids = rows["object_id"].to_numpy()[offsets[:-1]]
+    rows = rows.filter(pa.array(np.repeat(wide, np.diff(offsets))))
+    # The owner is found from the rows that stay after duplicates are dropped, exactly as the reduce stage will find it.
+    unique, offsets, owners, _ = _objects_of(rows)
+    owner_of_id = dict(zip(unique["object_id"].to_numpy()[offsets[:-1]].tolist(), owners.tolist(), strict=True))
+    owner = np.array([owner_of_id[i] for i in rows["object_id"].to_numpy().tolist()], dtype=np.int64)
+    rows = rows.append_column("_owner", pa.array(owner))
+    write_arrow(rows.take(np.argsort(owner, kind="stable")), folder / "wide.arrow")
+    detections = [int(np.sum(rows["object_id"].to_numpy() == i)) for i in ids[wide]]
+    owners_of_wide = [owner_of_id[i] for i in ids[wide].tolist()]
+    return pa.table([ids[wide], spread[wide], detections, owners_of_wide], schema=WIDE)
+
+
+def reduce_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> list[Reduced]:
+    """Write the leaves of some neighbouring pixels; those done before are not touched."""
+    return [_reduce_pixel(pixel, plan) for pixel in pixels]
+
+
+def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
+    work = Path(plan.settings.work)
+    done = work / "reduce" / f"{pixel.order}-{pixel.index}.json"
+    if done.exists():
+        return _load(done)
+    rows = _canonical(_gather(pixel, plan))
+    unique, offsets, owners, duplicates = _objects_of(rows)
+    mine = np.flatnonzero((owners >= pixel.start) & (owners < pixel.stop))
+    result = Reduced(pixel, None, None, {}, {}, {})
+    if len(mine):
+        ids = unique["object_id"].to_numpy()[offsets[:-1]]
+        # Canonical order along the sky: pixel of the object, then its id.
+        mine = mine[np.lexsort((ids[mine], owners[mine]))]
+        result = _write_pixel(pixel, plan, unique, offsets, owners, mine)
+        duplicates = duplicates.filter(pa.array(np.isin(duplicates["object_id"].to_numpy(), ids[mine])))
+        _write_rejected(duplicates, plan, work / "reduce" / f"{pixel.order}-{pixel.index}.rejected.arrow")
+        result = replace(result, duplicates=_count(duplicates["_observation"].to_numpy()))
+        write_arrow(pa.table({"object_id": np.sort(ids[mine])}), work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
+    _save(done, result)
+    return result
+
+
+def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
+    """Return every row in a pixel and in the ring around it, with the objects that are wider than the ring put in place."""
+    work = Path(plan.settings.work)
+    ranges = with_ring(pixel, plan.ring_order)
+    pieces = [
+        ranges_of(read_arrow(work / "map" / f"{name}.run.arrow"), HEALPIX_COLUMN, ranges)
+        for name, first, last in plan.runs
+        if ((ranges[:, 1] > first) & (ranges[:, 0] <= last)).any()
+    ]
+    if plan.wide:
+        wide = read_arrow(work / "wide.arrow")
+        ids = np.unique(column(wide, "object_id"))
+        pieces = [piece.filter(pa.array(~np.isin(piece["object_id"].to_numpy(), ids))) for piece in pieces]
+        owned = ranges_of(wide, "_owner", np.array([[pixel.start, pixel.stop]]))
+        pieces.append(owned.drop_columns(["_owner"]))
+    if not pieces:
+        return read_arrow(work / "map" / f"{plan.runs[0][0]}.run.arrow").slice(0, 0)
+    return pa.concat_tables(pieces)
+
+
+def _canonical(rows: pa.Table) -> pa.Table:
+    """Sort by id, observation (band, MJD, id) and source row."""
+    keys = [rows[name].to_numpy() for name in ("source_row", "_observation", "object_id")]
+    return rows.take(np.lexsort(keys))
+
+
+def _objects_of(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int64], pa.Table]:
+    """Group canonical rows: rows without duplicates, offsets, the order-29 pixel of each object's mean, and the duplicates.
+
+    A second row of one object in one observation is a duplicate: the first by source row stays.
+    """
+    ids, observations = rows["object_id"].to_numpy(), rows["_observation"].to_numpy()
+    first = np.append(True, (ids[1:] != ids[:-1]) | (observations[1:] != observations[:-1]))[: len(ids)]
+    duplicates = rows.filter(pa.array(~first)).select(["object_id", "_observation", "source_row"])
+    if not first.all():
+        rows = rows.filter(pa.array(first))
+    offsets = boundaries(rows["object_id"].to_numpy())
+    ra, dec = mean_positions(unit_vectors(rows["_ra"].to_numpy(), rows["_dec"].to_numpy()), offsets)
+    owners = to_pixels(ra, dec) if len(ra) else np.zeros(0, dtype=np.int64)
+    return rows, offsets, owners, duplicates
+
+
+def _write_pixel(
+    pixel: Pixel, plan: Plan, rows: pa.Table, offsets: NDArray[np.int64], owners: NDArray[np.int64], mine: NDArray[np.int64]
+) -> Reduced:
+    """Write both leaves of a pixel from its objects ``mine``, in canonical order."""
+    counts = np.diff(offsets)[mine]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    take = np.repeat(offsets[:-1][mine] - starts[:-1], counts) + np.arange(starts[-1])
+    rows = rows.take(take)
+    ra, dec = mean_positions(unit_vectors(rows["_ra"].to_numpy(), rows["_dec"].to_numpy()), starts)
+    ranks = rows["_observation"].to_numpy()
+    observed = plan.observations.take(ranks)
+    source = plan.settings.schema
+    columns = {
+        HEALPIX_COLUMN: np.repeat(owners[mine], counts),
+        "object_id": rows["object_id"],
+        "object_ra": np.repeat(ra, counts),
+        "object_dec": np.repeat(dec, counts),
+        "observation_id": observed["observation_id"],
+        "band": observed["band"],
+        "mjd": observed["mjd"],
+        "source_row": rows["source_row"],
+    } | {name: rows[name] for name in source.names}
+    schema = detections_schema(source)
+    detections = pa.table([columns[name] for name in schema.names], schema=schema.to_arrow())
+    objects = _objects_table(detections, plan, starts, ra, dec, ranks)
+    version = Path(plan.settings.work) / "version"
+    return Reduced(
+        pixel,
+        write_leaf(objects, version / "objects" / "objects", pixel.hats_path),
+        write_leaf(detections, version / "detections" / "detections", pixel.hats_path),
+        _count(ranks),
+        {},
+        {name: detections[name].null_count for name in source.names if detections[name].null_count},
+    )
+
+
+def _objects_table(
+    detections: pa.Table,
+    plan: Plan,
+    starts: NDArray[np.int64],
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+    ranks: NDArray[np.int32],
+) -> pa.Table:
+    bands = plan.settings.survey.bands
+    band_of_rank = np.array([bands.index(band) for band in plan.observations["band"].to_pylist()], dtype=np.int64)
+    group = np.repeat(np.arange(len(ra)), np.diff(starts))
+    n_band = np.bincount(group * len(bands) + band_of_rank[ranks], minlength=len(ra) * len(bands)).reshape(-1, len(bands))
+    first = detections.take(starts[:-1])
+    columns = {
+        HEALPIX_COLUMN: first[HEALPIX_COLUMN],
+        "object_id": first["object_id"],
+        "object_ra": ra,
+        "object_dec": dec,
+        "detection_offset": starts[:-1],
+        "detection_count": np.diff(starts).astype(np.int32),
+    } | {f"n_{band}": n_band[:, i].astype(np.int32) for i, band in enumerate(bands)}
+    schema = objects_schema(bands)
+    return pa.table([columns[name] for name in schema.names], schema=schema.to_arrow())
+
+
+def _write_rejected(duplicates: pa.Table, plan: Plan, path: Path) -> None:
+    tables = [REJECTED.empty_table()]
+    ranks = duplicates["_observation"].to_numpy()
+    for rank in np.unique(ranks):
+        rows = duplicates.filter(pa.array(ranks == rank))
+        n = rows.num_rows
+        file, observation = (plan.observations[name][int(rank)].as_py() for name in ("path", "observation_id"))
+        ids, numbers = rows["object_id"].to_numpy(), rows["source_row"].to_numpy()
+        reason = ["duplicate (object, observation): the first row is kept"] * n
+        tables.append(rejection(file, observation, numbers, ids, reason, ["object_id"] * n, map(str, ids.tolist())))
+    write_arrow(pa.concat_tables(tables), path)
+
+
+def _count(ranks: NDArray[np.int32]) -> dict[int, int]:
+    values, counts = np.unique(ranks, return_counts=True)
+    return {int(rank): int(n) for rank, n in zip(values, counts, strict=True)}
+
+
+def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: tuple[Pixel, ...]) -> Leaf | None:
+    """Write one part of the index from id to pixel: the ids in ``[bounds[1], bounds[2])``, sorted; None if there are none."""
+    number, low, high = bounds
+    work = Path(settings.work)
+    pieces = []
+    for pixel in pixels:
+        ids = read_arrow(work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
+        ids = ranges_of(ids, "object_id", np.array([[low, high]]))
+        n = ids.num_rows
+        place = {"Norder": pixel.order, "Dir": pixel.index // 10000 * 10000, "Npix": pixel.index}
+        pieces.append(ids.append_column("Norder", pa.array([place["Norder"]] * n, pa.uint8())))
+        for name in ("Dir", "Npix"):
+            pieces[-1] = pieces[-1].append_column(name, pa.array([place[name]] * n, pa.int64()))
+    part = pa.concat_tables(pieces)
+    if part.num_rows == 0:
+        return None
+    part = part.take(pc.sort_indices(part["object_id"]))
+    return write_leaf(part, work / "version" / "objects" / "objects_id", f"dataset/index/part.{number}.parquet")
+
+
+def _save(path: Path, result: Reduced) -> None:
+    def leaf(value: Leaf | None) -> dict[str, object] | None:
+        return None if value is None else {**vars(value), "footer": base64.b64encode(value.footer).decode()}
+
+    counts = {"stored": result.stored, "duplicates": result.duplicates, "nulls": result.nulls}
+    pixel = [result.pixel.order, result.pixel.index]
+    write_json(path, {"pixel": pixel, "objects": leaf(result.objects), "detections": leaf(result.detections), **counts})
+
+
+def _load(path: Path) -> Reduced:
+    value = read_json(path)
+
+    def leaf(entry: dict[str, Any] | None) -> Leaf | None:
+        return None if entry is None else Leaf(**{**entry, "footer": base64.b64decode(entry["footer"])})
+
+    stored, duplicates = ({int(rank): n for rank, n in value[key].items()} for key in ("stored", "duplicates"))
+    objects, detections = leaf(value["objects"]), leaf(value["detections"])
+    return Reduced(Pixel(*value["pixel"]), objects, detections, stored, duplicates, value["nulls"])

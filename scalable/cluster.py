@@ -1,0 +1,109 @@
+"""Where tasks run: connect to a cluster or start one on this machine, and run a batch of tasks on whichever is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import dask
+from dask.callbacks import Callback
+from distributed import Client, as_completed, get_client
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def connect(address: str | None = None, *, workers: int | None = None, threads_per_worker: int = 1) -> Client:
+    """Connect to a Dask scheduler, or start a cluster on this machine that listens on loopback only.
+
+    Parameters
+    ----------
+    address : str, optional
+        ``tcp://host:port`` or ``tls://host:port`` of a running scheduler. Without it a local cluster is started; closing the
+        client stops it.
+    workers, threads_per_worker : int
+        Size of the local cluster; by default one worker process per core.
+
+    Returns
+    -------
+    distributed.Client
+        Also the current client, so that every verb uses it.
+
+    Raises
+    ------
+    OSError
+        If no scheduler answers at ``address``.
+    """
+    if address is not None:
+        return Client(address, timeout="15s")
+    return Client(
+        n_workers=workers,
+        threads_per_worker=threads_per_worker,
+        processes=True,
+        # The defaults listen on every interface; a laptop in a conference network must not.
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address=None,
+    )
+
+
+def current_client() -> Client | None:
+    """Return the client that verbs would use now, or None for a scheduler inside this process."""
+    if dask.config.get("scheduler", None) in ("threads", "threading", "processes", "sync", "synchronous", "single-threaded"):
+        return None
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def run_tasks(
+    task: Callable[..., Result],
+    items: Sequence[Item],
+    *shared: Any,
+    on_done: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """Run ``task(item, *shared)`` for every item on the scheduler in use and return the results in order.
+
+    Parameters
+    ----------
+    task : callable
+        A module-level function; pure, or writing only files that are its own.
+    items : sequence
+        One task each: make them coarse.
+    shared : Any
+        Further arguments, the same for all; scattered once to each worker of a cluster.
+    on_done : callable, optional
+        Called with each result as it arrives.
+
+    Returns
+    -------
+    list
+        Results, in the order of ``items``.
+    """
+    client = current_client()
+    if client is None:
+        return _run_here(task, items, shared, on_done)
+    arguments = [client.scatter(value, broadcast=True) for value in shared]
+    futures = [client.submit(task, item, *arguments, pure=False) for item in items]
+    position = {future.key: index for index, future in enumerate(futures)}
+    results: list[Any] = [None] * len(items)
+    for future, result in as_completed(futures, with_results=True):
+        results[position[future.key]] = result
+        if on_done:
+            on_done(result)
+    return results
+
+
+def _run_here(
+    task: Callable[..., Result], items: Iterable[Item], shared: tuple[Any, ...], on_done: Callable[[Result], None] | None
+) -> list[Result]:
+    delayed = [dask.delayed(task, pure=False)(item, *shared) for item in items]
+    keys = {collection.key for collection in delayed}
+
+    def done(key: Any, result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:
+        if on_done and key in keys:
+            on_done(result)
+
+    with Callback(posttask=done):
+        return list(dask.compute(*delayed, optimize_graph=False))

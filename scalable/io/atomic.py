@@ -1,0 +1,66 @@
+"""Files that appear whole or not at all: write aside, fsync, rename."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; at the end it is synced and renamed to ``path`` in one step.
+
+    If the body raises, nothing appears and the temporary file is removed. A killed process leaves at most a file whose name
+    starts with ``.tmp-``, which no reader looks at.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".tmp-{secrets.token_hex(6)}-{path.name}"
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a whole file atomically."""
+    with aside(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def point(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, replacing the old one in one rename."""
+    temporary = link.parent / f".tmp-{secrets.token_hex(6)}-{link.name}"
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+    sync(link.parent)
+
+
+def publish(folder: Path, destination: Path) -> None:
+    """Sync a finished folder with all it holds, then move it to ``destination``, which must not exist, in one rename."""
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(directory) / name)
+        sync(Path(directory))
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(folder, destination)
+    sync(destination.parent)
+
+
+def sync(path: Path) -> None:
+    """Force a file's bytes, or a directory's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

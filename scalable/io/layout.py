@@ -1,0 +1,170 @@
+"""The HATS layout (IVOA note): properties, partition list, metadata files, collections and the index on the id."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scalable.errors import StoreError
+from scalable.io.atomic import write_text
+from scalable.io.parquet import Leaf, write_common_metadata, write_footers
+from scalable.sky.pixel import MAX_ORDER, Pixel
+
+HEALPIX_COLUMN = "_healpix_29"
+BUILDER = "scalable"
+
+
+@dataclass(frozen=True)
+class LeafInfo:
+    """One leaf of a catalogue on disk: its pixel, rows and size in memory."""
+
+    pixel: Pixel
+    rows: int
+    decoded_bytes: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a HATS catalogue folder says about itself; leaves in order along the sky."""
+
+    path: Path
+    name: str
+    properties: Mapping[str, str]
+    schema: pa.Schema
+    leaves: tuple[LeafInfo, ...]
+
+
+def finish_catalog(
+    folder: Path, leaves: Sequence[Leaf], *, schema: pa.Schema, name: str, product: str, position: tuple[str, str], date: str
+) -> None:
+    """Write everything a HATS catalogue holds beside its leaves.
+
+    Parameters
+    ----------
+    folder : Path
+        The catalogue; its leaves are in place.
+    leaves : sequence of Leaf
+        What the tasks wrote, in any order.
+    schema : pyarrow.Schema
+        Common to all leaves.
+    name, product : str
+        ``obs_collection`` and ``dataproduct_type`` (``object`` or ``source``).
+    position : (str, str)
+        Names of the columns with right ascension and declination [deg].
+    date : str
+        Creation date, ISO 8601; given, so that a rerun writes the same bytes.
+    """
+    by_sky = sorted(leaves, key=lambda leaf: Pixel.from_hats_path(leaf.path))
+    pixels = [Pixel.from_hats_path(leaf.path) for leaf in by_sky]
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    writer.writerow(["Norder", "Npix"])
+    # Breadth-first, as the note asks: by order, then by index.
+    writer.writerows(sorted((pixel.order, pixel.index) for pixel in pixels))
+    write_text(folder / "partition_info.csv", rows.getvalue())
+    write_common_metadata(schema, folder / "dataset" / "_common_metadata")
+    write_footers([leaf.footer for leaf in by_sky], folder / "dataset" / "_metadata")
+    _write_properties(
+        folder,
+        {
+            "obs_collection": name,
+            "dataproduct_type": product,
+            "hats_col_ra": position[0],
+            "hats_col_dec": position[1],
+            "hats_col_healpix": HEALPIX_COLUMN,
+            "hats_col_healpix_order": str(MAX_ORDER),
+            "hats_nrows": str(sum(leaf.rows for leaf in leaves)),
+            "hats_npix_suffix": ".parquet",
+            "hats_order": str(max(pixel.order for pixel in pixels)),
+            "hats_builder": BUILDER,
+            "hats_creation_date": date,
+            "hats_version": "v1.0",
+            "hats_estsize": str(sum(leaf.size_bytes for leaf in leaves) // 1024),
+            "moc_sky_fraction": f"{sum(1 / (12 * 4**pixel.order) for pixel in pixels):.10g}",
+        },
+    )
+
+
+def finish_index(folder: Path, parts: Sequence[Leaf], *, schema: pa.Schema, name: str, primary: str, date: str) -> None:
+    """Write what an index catalogue, from the values of its first column to pixels, holds beside its parts."""
+    write_common_metadata(schema, folder / "dataset" / "_common_metadata")
+    write_footers([part.footer for part in parts], folder / "dataset" / "_metadata")
+    _write_properties(
+        folder,
+        {
+            "obs_collection": f"{name}_id",
+            "dataproduct_type": "index",
+            "hats_primary_table_url": primary,
+            "hats_index_column": schema.names[0],
+            "hats_nrows": str(sum(part.rows for part in parts)),
+            "hats_builder": BUILDER,
+            "hats_creation_date": date,
+            "hats_version": "v1.0",
+        },
+    )
+
+
+def finish_collection(folder: Path, *, name: str, primary: str, indexes: Mapping[str, str]) -> None:
+    """Write ``collection.properties``: which member is the primary catalogue, which are indexes."""
+    properties = {"obs_collection": name, "hats_primary_table_url": primary}
+    if indexes:
+        properties["all_indexes"] = " ".join(f"{column} {member}" for column, member in indexes.items())
+        properties["default_index"] = next(iter(indexes))
+    _write(folder / "collection.properties", properties)
+
+
+def _write_properties(folder: Path, properties: Mapping[str, str]) -> None:
+    _write(folder / "hats.properties", properties)
+    _write(folder / "properties", properties)
+
+
+def _write(path: Path, properties: Mapping[str, str]) -> None:
+    write_text(path, "".join(f"{key}={value}\n" for key, value in properties.items()))
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """Read a Java-style properties file of plain ``key = value`` lines."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); is this a HATS catalogue?") from error
+    pairs = (line.partition("=") for line in lines if line.strip() and not line.lstrip().startswith(("#", "!")))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def read_layout(path: Path) -> Layout:
+    """Read what a HATS catalogue or collection says about itself; no leaf is opened.
+
+    Raises
+    ------
+    StoreError
+        If the folder is no HATS catalogue, or its metadata do not agree.
+    """
+    collection = path / "collection.properties"
+    if collection.exists():
+        path = path / read_properties(collection)["hats_primary_table_url"]
+    properties = read_properties(path / "hats.properties")
+    try:
+        schema = pq.read_schema(path / "dataset" / "_common_metadata")
+        metadata = pq.read_metadata(path / "dataset" / "_metadata")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{path}: metadata of the catalogue cannot be read ({error})") from error
+    rows: dict[Pixel, int] = {}
+    sizes: dict[Pixel, int] = {}
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        pixel = Pixel.from_hats_path(group.column(0).file_path)
+        rows[pixel] = rows.get(pixel, 0) + group.num_rows
+        sizes[pixel] = sizes.get(pixel, 0) + group.total_byte_size
+    with (path / "partition_info.csv").open(newline="") as file:
+        listed = {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(file)}
+    if listed != set(rows):
+        raise StoreError(f"{path}: partition_info.csv and _metadata name different leaves; the catalogue is damaged")
+    leaves = tuple(LeafInfo(pixel, rows[pixel], sizes[pixel]) for pixel in sorted(rows))
+    return Layout(path, properties["obs_collection"], properties, schema, leaves)

@@ -1,0 +1,124 @@
+"""The observation index: which files there are, when and in which band they were taken, and what each is called on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from scalable.errors import ColumnError, InputError, MissingInputError, SurveyError, nearest
+from scalable.io.reader import Source
+from scalable.survey import Survey
+
+_KEYS = {"id": "observation_id", "field": "field", "band": "band", "mjd": "mjd", "exposure_s": "exposure_s", "airmass": "airmass"}
+
+
+def read_observations(survey: Survey) -> pa.Table:
+    """Read the index and name the file of every observation; no catalogue file is touched.
+
+    Returns
+    -------
+    pyarrow.Table
+        One row per observation, sorted by ``observation_id``: ``observation_id, field, band, mjd, exposure_s, airmass``, all
+        other columns of the index under their own names, ``epoch`` (rank of MJD within field and band, from 1) and ``path``
+        below the survey's root.
+
+    Raises
+    ------
+    MissingInputError, InputError, SurveyError
+        Where the index is absent, lacks a column, repeats an id, or has a band that the survey does not list.
+    """
+    rule = survey.observations
+    path = survey.confined(rule.index)
+    try:
+        index = pyarrow.csv.read_csv(path)
+    except FileNotFoundError:
+        raise MissingInputError(f"{path}: the observation index is not there; set observations.index or root") from None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a readable CSV table: {error}") from error
+    columns: dict[str, pa.ChunkedArray] = {}
+    for key, name in _KEYS.items():
+        source = getattr(rule, key)
+        if source:
+            columns[name] = _column(index, source, path=str(path), key=key)
+    for name in index.column_names:
+        if name not in {getattr(rule, key) for key in _KEYS}:
+            columns[name] = index[name]
+    table = pa.table(columns)
+    if not pa.types.is_integer(table["observation_id"].type):
+        raise InputError(f"{path}: column {rule.id!r} must hold integer ids, not {table['observation_id'].type}")
+    table = table.set_column(0, "observation_id", table["observation_id"].cast(pa.int64()))
+    table = table.set_column(table.column_names.index("mjd"), "mjd", table["mjd"].cast(pa.float64()))
+    table = table.set_column(table.column_names.index("band"), "band", table["band"].cast(pa.string()))
+    table = table.sort_by("observation_id")
+    _check(table, survey, path=str(path))
+    table = table.append_column("epoch", pa.array(_epochs(table)))
+    return table.append_column("path", pa.array([_file_name(row, survey) for row in table.to_pylist()]))
+
+
+def sources(survey: Survey, observations: pa.Table) -> list[Source]:
+    """Return one source per observation, in order of observation id."""
+    return [
+        Source(
+            path=str(survey.confined(row["path"])),
+            hdu=survey.files.hdu,
+            observation_id=row["observation_id"],
+            field=str(row.get("field", "")),
+            band=row["band"],
+            mjd=row["mjd"],
+            epoch=row["epoch"],
+        )
+        for row in observations.to_pylist()
+    ]
+
+
+def _column(index: pa.Table, name: str, *, path: str, key: str) -> pa.ChunkedArray:
+    if name not in index.column_names:
+        raise ColumnError(f"{path}: observations.{key} names the column {name!r}; {nearest(name, index.column_names)}")
+    return index[name]
+
+
+def _check(table: pa.Table, survey: Survey, *, path: str) -> None:
+    for name in ("observation_id", "band", "mjd"):
+        if table[name].null_count:
+            raise InputError(f"{path}: {table[name].null_count} rows have no {name}; every observation needs one")
+    ids = table["observation_id"].to_numpy()
+    if len(ids) == 0:
+        raise InputError(f"{path}: the index lists no observation")
+    repeated = ids[1:][ids[1:] == ids[:-1]]
+    if len(repeated):
+        raise InputError(f"{path}: observation id {repeated[0]} is given more than once; ids must be unique")
+    for band in table["band"].unique().to_pylist():
+        if band not in survey.bands:
+            raise SurveyError(f"{path}: band {band!r} is not among the survey's bands; {nearest(band, survey.bands)}")
+
+
+def _epochs(table: pa.Table) -> np.ndarray:
+    """Return the rank in MJD within field and band, from 1; ties go to the smaller id."""
+    group = np.array(
+        [f"{field}\0{band}" for field, band in zip(_fields(table), table["band"].to_pylist(), strict=True)], dtype=object
+    )
+    epochs = np.zeros(table.num_rows, dtype=np.int64)
+    order = np.lexsort((table["observation_id"].to_numpy(), table["mjd"].to_numpy()))
+    seen: dict[str, int] = {}
+    for row in order:
+        seen[group[row]] = epochs[row] = seen.get(group[row], 0) + 1
+    return epochs
+
+
+def _fields(table: pa.Table) -> list[object]:
+    return table["field"].to_pylist() if "field" in table.column_names else [""] * table.num_rows
+
+
+def _file_name(row: dict[str, object], survey: Survey) -> str:
+    rule = survey.observations
+    names = {getattr(rule, key): row[name] for key, name in _KEYS.items() if getattr(rule, key)} | row
+    templates = survey.files.templates
+    template = next((t for t in templates if row["band"] in t.bands), None) or next((t for t in templates if not t.bands), None)
+    if template is None:
+        raise SurveyError(f"files.templates: no template for band {row['band']!r}; add one with a path and without bands")
+    try:
+        return template.path.format_map(names)
+    except KeyError as error:
+        name = str(error.args[0])
+        raise SurveyError(f"files.templates: {template.path!r} uses {name!r}; {nearest(name, map(str, names))}") from None

@@ -1,0 +1,100 @@
+"""The survey's rules on columns, settled once at the door: sentinels to nulls with a state, declared units, conversions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scalable.errors import ColumnError, InputError, nearest
+from scalable.schema import Column, Schema, State
+from scalable.survey import ColumnRule, parse_unit
+
+
+def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str) -> Schema:
+    """Return the columns that a source table gives under the survey's rules: its own, then states, then conversions.
+
+    Raises
+    ------
+    ColumnError
+        If a column that the survey declares is not in the file.
+    """
+    for name in rules:
+        if name not in source:
+            raise ColumnError(f"{path}: no column {name!r} although the survey declares it; {nearest(name, source.names)}")
+    own, added = [], []
+    for column in source:
+        rule = rules.get(column.name)
+        own.append(_described(column, rule) if rule else replace(column, null_state="sentinel"))
+        if rule and _needs_states(rule):
+            text = f"Why {column.name} is null: " + ", ".join(f"{s.value} {s.name.lower()}" for s in State)
+            added.append(Column(f"{column.name}_state", pa.uint8(), role="quality", description=text))
+        if rule and rule.convert:
+            text = f"{column.name} converted from {rule.unit or 'dimensionless'}"
+            convert = rule.convert
+            added.append(Column(convert.name, pa.float64(), role="value", unit=convert.unit, ucd=rule.ucd, description=text))
+    return Schema(tuple(own + added))
+
+
+def apply_rules(table: pa.Table, schema: Schema, rules: Mapping[str, ColumnRule]) -> pa.Table:
+    """Return the columns of `stored_schema` for one block of a source table."""
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    for name, rule in rules.items():
+        column = columns[name]
+        if rule.nulls:
+            columns[name], states = _without_sentinels(column, rule)
+            if _needs_states(rule):
+                columns[f"{name}_state"] = states
+        if rule.convert:
+            columns[rule.convert.name] = pc.multiply(column_of_floats(columns[name]), factor(rule.unit, rule.convert.unit, name))
+    return pa.table([columns[name] for name in schema.names], schema=schema.to_arrow())
+
+
+def column_of_floats(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column as float64; nulls stay."""
+    return pc.cast(column, pa.float64())
+
+
+def factor(unit: str, target: str, name: str) -> float:
+    """Return what a value in ``unit`` is multiplied with to be in ``target``."""
+    given, wanted = parse_unit(unit), parse_unit(target)
+    try:
+        return float(given.to(wanted))  # type: ignore[union-attr]
+    except Exception as error:
+        raise InputError(f"columns.{name}: {unit or 'a dimensionless value'} cannot be converted to {target}") from error
+
+
+def _described(column: Column, rule: ColumnRule) -> Column:
+    source_unit = column.source_unit or column.unit
+    description = rule.description or column.description
+    if rule.aperture_arcsec:
+        description += f" (aperture {rule.aperture_arcsec:g} arcsec)"
+    return replace(
+        column,
+        role=rule.role,
+        unit=rule.unit,
+        source_unit="" if source_unit == rule.unit else source_unit,
+        ucd=rule.ucd or column.ucd,
+        description=description,
+        error=rule.error,
+        null_state=rule.null_state,
+    )
+
+
+def _needs_states(rule: ColumnRule) -> bool:
+    """Return whether nulls of this column have more than one meaning, so that each cell needs its own state."""
+    return any(null.state != rule.null_state for null in rule.nulls)
+
+
+def _without_sentinels(column: pa.ChunkedArray, rule: ColumnRule) -> tuple[pa.ChunkedArray, pa.Array]:
+    values = column.combine_chunks()
+    null = values.is_null().to_numpy(zero_copy_only=False)
+    states = np.where(null, State[rule.null_state.upper()], State.MEASURED).astype(np.uint8)
+    for sentinel in rule.nulls:
+        # The sentinel is compared in the column's own precision: -9.999 is stored as a float32.
+        scalar = pa.scalar(np.array(sentinel.value).astype(values.type.to_pandas_dtype()), values.type)
+        states[pc.equal(values, scalar).fill_null(False).to_numpy(zero_copy_only=False)] = State[sentinel.state.upper()]
+    return pa.chunked_array([pc.if_else(pa.array(states == 0), values, pa.scalar(None, values.type))]), pa.array(states)

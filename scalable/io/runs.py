@@ -1,0 +1,64 @@
+"""Runs: the sorted pieces that ingest's map stage leaves for its reduce stage, and their small tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from scalable.errors import StoreError
+from scalable.io.atomic import aside, write_text
+
+
+def write_arrow(table: pa.Table, path: Path) -> None:
+    """Write a table atomically as one uncompressed Arrow IPC batch, so that slices of it can be read without a copy."""
+    with aside(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def read_arrow(path: Path) -> pa.Table:
+    """Map an Arrow IPC file of our own into memory; columns are read when they are touched."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(
+            f"{path}: an intermediate file is missing or damaged ({error}); delete {path.parent} and rerun"
+        ) from error
+
+
+def ranges_of(run: pa.Table, key: str, ranges: NDArray[np.int64]) -> pa.Table:
+    """Return the rows of a run sorted by ``key`` whose key lies in one of the half-open ``ranges``, shape (n, 2)."""
+    keys = column(run, key)
+    if len(keys) == 0:
+        return run
+    near = (ranges[:, 1] > keys[0]) & (ranges[:, 0] <= keys[-1])
+    first = np.searchsorted(keys, ranges[near, 0])
+    last = np.searchsorted(keys, ranges[near, 1])
+    pieces = [run.slice(a, b - a) for a, b in zip(first, last, strict=True) if b > a]
+    return pa.concat_tables(pieces) if pieces else run.slice(0, 0)
+
+
+def column(table: pa.Table, name: str) -> NDArray[Any]:
+    """Return one column without nulls as a flat NumPy array, without a copy where it is one chunk."""
+    chunks = table[name].chunks
+    if len(chunks) == 1:
+        return chunks[0].to_numpy(zero_copy_only=False)
+    return table[name].to_numpy()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically, with sorted keys: equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of our own."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); is this a store that ingest made?") from error

@@ -1,0 +1,383 @@
+"""The survey description: one YAML file, validated, that says where the files are and what their columns mean."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import string
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from astropy import units as u
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from scalable.errors import ColumnError, InputError, SurveyError, nearest
+from scalable.schema import ROLES, State
+
+STORED_NAMES = ("_healpix_29", "object_id", "object_ra", "object_dec", "observation_id", "band", "mjd", "source_row")
+"""Columns that ingest adds to every detection; a source column of the same name would be ambiguous."""
+
+_KNOWN_UNITS = {"RADIANS": "rad", "DEGREES": "deg", "NUMBER": "", "PIXELS": "pix", "FLAG": "", "ADU": "adu"}
+
+
+def parse_unit(text: str) -> u.UnitBase | None:
+    """Return the astropy unit that ``text`` means, or None if no standard reads it."""
+    spelled = _KNOWN_UNITS.get(text.strip().upper(), text.strip())
+    for unit_format in ("vounit", "fits", "cds", None):
+        try:
+            return u.Unit(spelled, format=unit_format, parse_strict="raise")
+        except (ValueError, TypeError):
+            continue
+    return None
+
+
+def _known_unit(text: str) -> str:
+    if parse_unit(text) is None:
+        raise ValueError(f"{text!r} is not a unit; use VOUnit spelling, for example deg, rad, mag, adu, Jy, ct.s**-1")
+    return text
+
+
+def _known_role(role: str) -> str:
+    if role not in ROLES:
+        raise ValueError(f"{role!r} is not a role; {nearest(role, ROLES)}")
+    return role
+
+
+def _state_name(state: str) -> str:
+    names = [member.name.lower() for member in State]
+    if state not in names:
+        raise ValueError(f"{state!r} is not a state; {nearest(state, names)}")
+    return state
+
+
+def _bare_sentinel(value: Any) -> Any:
+    return {"value": value} if isinstance(value, (int, float)) else value
+
+
+Unit = Annotated[str, AfterValidator(_known_unit)]
+StateName = Annotated[str, AfterValidator(_state_name)]
+
+
+class Part(BaseModel):
+    """A part of the description: frozen, and no field that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObservationIndex(Part):
+    """Which file lists the observations, and which of its columns say what."""
+
+    index: str = Field(description="CSV file with one row per catalogue file, relative to root")
+    id: str = Field(description="column with the observation's integer id")
+    field: str = Field("", description="column with the name or number of the field")
+    band: str = Field(description="column with the filter")
+    mjd: str = Field(description="column with the modified Julian date [d]")
+    exposure_s: str = Field("", description="column with the exposure time [s]")
+    airmass: str = Field("", description="column with the airmass")
+
+
+class Template(Part):
+    """How a file is named: index columns and ``epoch`` in braces."""
+
+    path: str = Field(description="path below root, for example Field-{FieldID}-{Filter}-E{epoch:03d}.fits")
+    bands: tuple[str, ...] = Field((), description="bands this template holds for; empty: all that no other template names")
+
+    @model_validator(mode="after")
+    def _plain_fields(self) -> Template:
+        for _, name, _, conversion in string.Formatter().parse(self.path):
+            if conversion or (name is not None and not name.isidentifier()):
+                raise ValueError(f"{self.path!r}: only plain column names and epoch may stand in braces, not {name!r}")
+        return self
+
+
+class Files(Part):
+    """The format of the tables and where they lie."""
+
+    format: Literal["fits"] = Field("fits", description="format of the tables")
+    hdu: int = Field(1, ge=0, description="number of the extension that holds the table")
+    templates: tuple[Template, ...] = Field(description="file names; the first whose bands fit is taken")
+
+
+class NullRule(Part):
+    """A value that the source writes instead of a measurement."""
+
+    value: float = Field(description="the sentinel as written in the source")
+    state: StateName = Field("sentinel", description="what it means: non_detection, not_observed, sentinel, rejected")
+
+
+class Conversion(Part):
+    """A further column with the same values in another unit; the source's own column stays."""
+
+    name: str = Field(description="name of the added column")
+    unit: Unit = Field(description="its unit")
+
+
+class ColumnRule(Part):
+    """What one column of the source means."""
+
+    role: Annotated[str, AfterValidator(_known_role)] = Field("value", description="one of: " + ", ".join(ROLES))
+    unit: Unit = Field("", description="the true unit, in VOUnit spelling; it overrules the header")
+    error: str = Field("", description="name of the column with this column's error")
+    ucd: str = Field("", description="IVOA content descriptor")
+    description: str = Field("", description="a sentence for people")
+    nulls: tuple[Annotated[NullRule, BeforeValidator(_bare_sentinel)], ...] = Field((), description="sentinels, besides NaN")
+    null_state: StateName = Field("sentinel", description="what a NaN or a null of the file format means")
+    convert: Conversion | None = Field(None, description="add a column with the values in another unit")
+    aperture_arcsec: float | None = Field(None, gt=0, description="aperture the value was measured in [arcsec]")
+
+
+class Store(Part):
+    """How the catalogue is cut and placed on disk."""
+
+    margin_arcsec: float = Field(5.0, gt=0, le=60, description="largest spread of one object's detections [arcsec]")
+    leaf_mb: float = Field(128.0, gt=0, description="largest size of one decoded leaf of detections [MB]")
+
+
+class Variability(Part):
+    """Which objects count as variable on the page."""
+
+    band: str = Field(description="band with several epochs")
+    threshold: float = Field(20.0, gt=0, description="largest deviation from the mean, in units of its error")
+
+
+class Bright(Part):
+    """The well measured stars shown on the page."""
+
+    snr: float = Field(30.0, gt=0, description="least signal to noise in every band")
+    bands: tuple[str, ...] = Field((), description="bands that must all reach it; empty: all")
+
+
+class Products(Part):
+    """What a run computes and the page shows."""
+
+    magnitude: str = Field("", description="magnitude column of the plots")
+    flux: str = Field("", description="flux column of the statistics")
+    colours: tuple[tuple[str, str], ...] = Field((), description="pairs of bands, for example [[J, H], [Y, J]]")
+    variability: Variability | None = None
+    bright: Bright | None = None
+
+
+class Question(Part):
+    """A question the team asks of the catalogue; its answer stands on the page."""
+
+    id: str
+    title: str
+    sql: str
+    note: str = Field("", description="which version this is, or what to beware of")
+
+
+class Motivation(Part):
+    """Why the data set exists."""
+
+    text: str = Field(min_length=1)
+    goal: str = ""
+    requirements: dict[str, str] = Field(default_factory=dict)
+
+
+class Query(Part):
+    """How the input was obtained."""
+
+    text: str = Field(min_length=1, description="verbatim archive query, or how the files were selected")
+    endpoint: str = ""
+    data_release: str = ""
+    date: str = ""
+    rows: int | None = None
+
+
+class Survey(Part):
+    """The validated description of a survey; see `open_survey`."""
+
+    name: str = Field(alias="survey", pattern=r"^[A-Za-z][\w.-]*$", description="a short name; it names the catalogues")
+    description: str = ""
+    root: str = Field(description="folder with the input, absolute or relative to this file; ${NAME:-default} is expanded")
+    observations: ObservationIndex
+    files: Files
+    bands: tuple[str, ...] = Field(min_length=1, description="every band of the survey, in order of wavelength")
+    columns: dict[str, ColumnRule]
+    quality: dict[str, str] = Field(default_factory=dict, description="named cuts, as SQL conditions on detections")
+    store: Store = Store()
+    products: Products = Products()
+    questions: tuple[Question, ...] = ()
+    accept: tuple[str, ...] = Field((), description="contradictions, by the name that `scalable check` prints, that are known")
+    motivation: Motivation | None = None
+    query: Query | None = None
+    license: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Survey:
+        for role in ("object_id", "ra", "dec"):
+            names = [name for name, rule in self.columns.items() if rule.role == role]
+            if len(names) != 1:
+                raise ValueError(f"columns: exactly one column must have role {role}, not {names or 'none'}")
+        for name, rule in self.columns.items():
+            if rule.error and rule.error not in self.columns:
+                raise ValueError(f"columns.{name}.error: no column {rule.error!r}; {nearest(rule.error, self.columns)}")
+        for name in (self.products.magnitude, self.products.flux):
+            if name and name not in self.columns:
+                raise ValueError(f"products: no column {name!r}; {nearest(name, self.columns)}")
+        self._check_bands()
+        self._check_names()
+        return self
+
+    def _check_bands(self) -> None:
+        named = [band for template in self.files.templates for band in template.bands]
+        named += [band for pair in self.products.colours for band in pair]
+        named += [self.products.variability.band] if self.products.variability else []
+        named += self.products.bright.bands if self.products.bright else ()
+        for band in named:
+            if band not in self.bands:
+                raise ValueError(f"no band {band!r}; {nearest(band, self.bands)}")
+
+    def _check_names(self) -> None:
+        # SQL does not tell upper from lower case, so two names may not differ by case alone.
+        added = [rule.convert.name for rule in self.columns.values() if rule.convert]
+        seen: dict[str, str] = {name.lower(): name for name in STORED_NAMES}
+        for name in (*self.columns, *added):
+            if seen.setdefault(name.lower(), name) is not name:
+                raise ValueError(f"columns: {name!r} clashes with {seen[name.lower()]!r} (SQL ignores case)")
+
+    @property
+    def input_root(self) -> Path:
+        """Absolute folder that every input path must lie in."""
+        return Path(self.root)
+
+    def confined(self, relative: str) -> Path:
+        """Return the path of an input file, or raise `InputError` where it leaves the root (by ``..`` or by a link)."""
+        path = self.input_root / relative
+        if not path.resolve().is_relative_to(self.input_root.resolve()):
+            raise InputError(f"{relative!r} lies outside the survey's root {self.input_root}; only files below root are read")
+        return path
+
+    def column_of(self, role: str) -> str:
+        """Return the name of the first column with ``role``."""
+        for name, rule in self.columns.items():
+            if rule.role == role:
+                return name
+        raise ColumnError(f"no column of survey {self.name!r} has role {role!r}; {nearest(role, ROLES)}")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides what the store holds; not of plots, questions or texts."""
+        parts = self.model_dump(mode="json", include={"name", "observations", "files", "bands", "columns", "store"})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def open_survey(path: str | Path) -> Survey:
+    """Read and validate a survey description; no input file is touched.
+
+    Parameters
+    ----------
+    path : str or Path
+        The YAML file.
+
+    Returns
+    -------
+    Survey
+        With ``root`` made absolute.
+
+    Raises
+    ------
+    SurveyError
+        Naming file, line, field, the value and the choices.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SurveyError(f"{path}: cannot be read ({error.strerror}); give the path of a survey.yaml") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise SurveyError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise SurveyError(f"{path}: a survey description is a YAML mapping that begins with `survey: NAME`")
+    lines = _line_numbers(node, path)
+    values = yaml.safe_load(text)
+    try:
+        survey = Survey.model_validate(values)
+        root = _expand(survey.root)
+    except ValidationError as error:
+        raise SurveyError("\n".join(_explain(detail, lines, path) for detail in error.errors())) from error
+    except SurveyError as error:
+        raise SurveyError(f"{path}:{lines.get(('root',), 1)}: root: {error}") from error
+    return survey.model_copy(update={"root": str((path.parent.resolve() / root).resolve())})
+
+
+def _expand(text: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise SurveyError(f"the variable {match['name']} is not set; run: export {match['name']}=/path/to/data")
+        return found
+
+    return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, text)
+
+
+def _line_numbers(node: yaml.Node, path: Path) -> dict[tuple[str | int, ...], int]:
+    """Map the location of every value to its line, and refuse keys given twice (YAML would keep the last one silently)."""
+    lines: dict[tuple[str | int, ...], int] = {}
+
+    def walk(node: yaml.Node, location: tuple[str | int, ...]) -> None:
+        lines[location] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            for key, child in node.value:
+                here = (*location, key.value)
+                if here in lines:
+                    raise SurveyError(
+                        f"{path}:{key.start_mark.line + 1}: {key.value!r} is given twice, first in line {lines[here]}"
+                    )
+                walk(child, here)
+                lines[here] = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode):
+            for index, child in enumerate(node.value):
+                walk(child, (*location, index))
+
+    walk(node, ())
+    return lines
+
+
+def _explain(detail: Any, lines: dict[tuple[str | int, ...], int], path: Path) -> str:
+    location = tuple(detail["loc"])
+    known = location
+    while known not in lines and known:
+        known = known[:-1]
+    where = ".".join(str(part) for part in location)
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        choices = field_names(location[:-1])
+        message = f"no such field; {nearest(str(location[-1]), choices)}"
+    elif detail["type"] == "missing":
+        message = "this field is required and missing"
+    return f"{path}:{lines.get(known, 1)}: {where + ': ' if where else ''}{message}"
+
+
+def field_names(location: tuple[str | int, ...]) -> list[str]:
+    """Return the names that may stand at a location of the description, for messages and for `scalable help`."""
+    return sorted(info.alias or name for name, info in (model_at(location) or Part).model_fields.items())
+
+
+def model_at(location: tuple[str | int, ...]) -> type[Part] | None:
+    """Return the part of the description that stands at a location such as ``("columns", "Ra")``, or None."""
+    parts: dict[tuple[str, ...], type[Part]] = {
+        (): Survey,
+        ("observations",): ObservationIndex,
+        ("files",): Files,
+        ("files", "templates", "*"): Template,
+        ("columns", "*"): ColumnRule,
+        ("columns", "*", "nulls", "*"): NullRule,
+        ("columns", "*", "convert"): Conversion,
+        ("store",): Store,
+        ("products",): Products,
+        ("products", "variability"): Variability,
+        ("products", "bright"): Bright,
+        ("questions", "*"): Question,
+        ("motivation",): Motivation,
+        ("query",): Query,
+    }
+    for pattern, part in parts.items():
+        if len(pattern) == len(location) and all(p in ("*", str(here)) for p, here in zip(pattern, location, strict=True)):
+            return part
+    return None
