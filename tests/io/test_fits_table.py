@@ -640,9 +640,8 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(tmp_path: Path, o
     path = by_hand(tmp_path / "a.fits", ["E", "E"], bytes(8), 1)
     raw = path.read_bytes()
     at = raw.index(old, 2880)
-    path.write_bytes(raw[:at] + new + raw[at + len(old) + max(0, len(new) - len(old)) :].rjust(0))
-    if len(new) < len(old):
-        path.write_bytes(raw[:at] + new.ljust(len(old)) + raw[at + len(old) :])
+    new = new.ljust(len(old))
+    path.write_bytes(raw[:at] + new + raw[at + len(new) :])
     with pytest.raises(InputError, match=message):
         READER.describe(Source(str(path)))
 
@@ -684,7 +683,7 @@ def test_a_damaged_file_is_read_or_refused_but_nothing_else(tmp_path: Path, seed
     whole = many_kinds(tmp_path / "whole.fits", 20).read_bytes()
     headers = np.flatnonzero(np.frombuffer(whole, np.uint8) >= 33)  # mostly the letters and digits of the headers
     path = tmp_path / "damaged.fits"
-    outcomes = set()
+    outcomes = {outcome(Source(str(tmp_path / "whole.fits"), 2))}  # also compiles, which is not to be timed
     for _ in range(55):
         raw = bytearray(whole)
         if rng.random() < 0.15:
