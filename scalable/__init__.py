@@ -1,1 +1,53 @@
-"""Distributed dataframe batch processing for large sky surveys."""
+"""Distributed dataframe batch processing for large sky surveys.
+
+The words to learn, by stage: describe (`open_survey`, `check`), ingest (`ingest`, `open_collection`, `open_catalog`), combine
+(`join_bands`, `variability`, `fit_zero_points`, `calibrate`, `cone_search`, `id_search`, `sql`, `write_catalog`), run (`run`,
+`connect`). Each is loaded when it is first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    # describe
+    "open_survey": "scalable.survey",
+    "Survey": "scalable.survey",
+    "check": "scalable.catalog.check",
+    # ingest
+    "ingest": "scalable.catalog.ingest",
+    "open_collection": "scalable.catalog.collection",
+    "Collection": "scalable.catalog.collection",
+    "open_catalog": "scalable.catalog.catalog",
+    "Catalog": "scalable.catalog.catalog",
+    # combine
+    "join_bands": "scalable.catalog.bands",
+    "variability": "scalable.catalog.variability",
+    "Statistic": "scalable.kernels.statistic",
+    "fit_zero_points": "scalable.catalog.zero_points",
+    "calibrate": "scalable.catalog.zero_points",
+    "cone_search": "scalable.catalog.search",
+    "id_search": "scalable.catalog.search",
+    "sql": "scalable.catalog.sql",
+    "write_catalog": "scalable.catalog.write",
+    # run
+    "connect": "scalable.cluster",
+    "run": "scalable.pipeline",
+    "list_products": "scalable.pipeline",
+    "ScalableError": "scalable.errors",
+}
+"""Every public name and the module it comes from; the one place where names are loaded lazily (PEP 562)."""
+
+__all__ = sorted(_PUBLIC)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'scalable' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -34,6 +34,17 @@ def parse_unit(text: str) -> u.UnitBase | None:
     return None
 
 
+def standard_unit(text: str) -> str | None:
+    """Return a unit of a file's header in VOUnit spelling, or None if nobody can read it."""
+    unit = parse_unit(text)
+    if unit is None:
+        return None
+    try:
+        return str(unit.to_string("vounit"))
+    except ValueError:
+        return str(unit)
+
+
 def _known_unit(text: str) -> str:
     if parse_unit(text) is None:
         raise ValueError(f"{text!r} is not a unit; use VOUnit spelling, for example deg, rad, mag, adu, Jy, ct.s**-1")
@@ -119,7 +130,7 @@ class ColumnRule(Part):
     """What one column of the source means."""
 
     role: Annotated[str, AfterValidator(_known_role)] = Field("value", description="one of: " + ", ".join(ROLES))
-    unit: Unit = Field("", description="the true unit, in VOUnit spelling; it overrules the header")
+    unit: Unit | None = Field(None, description="the true unit, in VOUnit spelling; it overrules the header ('' for none)")
     error: str = Field("", description="name of the column with this column's error")
     ucd: str = Field("", description="IVOA content descriptor")
     description: str = Field("", description="a sentence for people")
@@ -187,6 +198,32 @@ class Query(Part):
     rows: int | None = None
 
 
+CONTRADICTIONS = {
+    "angle-range": "a coordinate's values fit another unit than the one that holds",
+    "class-between-bands": "the class of the same object differs between bands",
+    "different-columns": "some files have other columns than the rest",
+    "duplicate-detection": "an object occurs more than once in one observation",
+    "filter-header": "the FILTER keyword of a file is not the band of the index",
+    "float-counter": "whole numbers are stored as floats",
+    "float-id": "object ids are stored as floats too large to be exact",
+    "float32-coordinates": "coordinates are stored in single precision",
+    "magnitude-unit": "a magnitude carries the unit of a flux, or none",
+    "missing-file": "a file that the index lists is not there",
+    "no-unit": "a flux has no unit",
+    "negative-error": "an error is zero or negative",
+    "sentinel": "a value that looks like a sentinel is not declared as one",
+    "unknown-unit": "a unit in the header is in no standard",
+    "unreadable-file": "the header of a file cannot be read",
+}
+"""What `scalable check` can find, by the name that ``accept`` takes."""
+
+
+def _known_contradiction(name: str) -> str:
+    if name not in CONTRADICTIONS:
+        raise ValueError(f"{name!r} is no contradiction; {nearest(name, CONTRADICTIONS)}")
+    return name
+
+
 class Survey(Part):
     """The validated description of a survey; see `open_survey`."""
 
@@ -201,7 +238,9 @@ class Survey(Part):
     store: Store = Store()
     products: Products = Products()
     questions: tuple[Question, ...] = ()
-    accept: tuple[str, ...] = Field((), description="contradictions, by the name that `scalable check` prints, that are known")
+    accept: tuple[Annotated[str, AfterValidator(_known_contradiction)], ...] = Field(
+        (), description="contradictions that are known and not to be reported: " + ", ".join(CONTRADICTIONS)
+    )
     motivation: Motivation | None = None
     query: Query | None = None
     license: str = ""

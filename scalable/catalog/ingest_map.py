@@ -19,7 +19,7 @@ from scalable.io.reader import Source
 from scalable.io.rules import apply_rules, column_of_floats, factor, stored_schema
 from scalable.io.runs import read_json, write_arrow, write_json
 from scalable.kernels.partition import boundaries, boxes, bucket_of, unit_vectors
-from scalable.schema import Schema
+from scalable.schema import Column, Schema
 from scalable.sky.healpix import to_pixels
 from scalable.sky.pixel import MAX_ORDER
 from scalable.survey import Survey
@@ -171,8 +171,8 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     rows = np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
     id_column, ra_column, dec_column = (survey.column_of(role) for role in ("object_id", "ra", "dec"))
     ids = _integer_ids(table[id_column], source, id_column)
-    ra = _degrees(table, ra_column, survey)
-    dec = _degrees(table, dec_column, survey)
+    ra = degrees(table, ra_column)
+    dec = degrees(table, dec_column)
     reasons = np.full(len(rows), "", dtype=object)
     columns = np.full(len(rows), "", dtype=object)
     problems = (
@@ -214,10 +214,10 @@ def _integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array
         ) from error
 
 
-def _degrees(table: pa.Table, name: str, survey: Survey) -> NDArray[np.float64]:
-    """Return an angle column in degrees, float64, NaN where it is null."""
-    scale = factor(survey.columns[name].unit or "deg", "deg", name)
-    return column_of_floats(table[name]).combine_chunks().to_numpy(zero_copy_only=False) * scale
+def degrees(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """Return an angle column in degrees, float64, NaN where it is null; degrees are assumed where it has no unit."""
+    unit = Column.from_field(table.schema.field(name)).unit
+    return column_of_floats(table[name]).combine_chunks().to_numpy(zero_copy_only=False) * factor(unit or "deg", "deg", name)
 
 
 def _boxes(rows: pa.Table, buckets: int) -> pa.Table:

@@ -81,9 +81,10 @@ def read_leaf(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         # One thread: the caller runs one task per core already.
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        missing = [name for name in columns or () if name not in file.schema_arrow.names]
+        known = file.schema_arrow.names
+        missing = [name for name in columns or () if name not in known]
         if missing:
-            raise ColumnError(f"{path}: no column {missing[0]!r}; {nearest(missing[0], file.schema_arrow.names)}")
+            raise ColumnError(f"{path}: no column {missing[0]!r}; {nearest(missing[0], known)}")
         return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: cannot be read ({error}); the store is damaged or incomplete, run the ingest again") from error

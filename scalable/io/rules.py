@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from scalable.errors import ColumnError, InputError, nearest
 from scalable.schema import Column, Schema, State
-from scalable.survey import ColumnRule, parse_unit
+from scalable.survey import ColumnRule, parse_unit, standard_unit
 
 
 def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str) -> Schema:
@@ -28,12 +28,12 @@ def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str)
     own, added = [], []
     for column in source:
         rule = rules.get(column.name)
-        own.append(_described(column, rule) if rule else replace(column, null_state="sentinel"))
+        own.append(_described(column, rule or ColumnRule()))
         if rule and _needs_states(rule):
             text = f"Why {column.name} is null: " + ", ".join(f"{s.value} {s.name.lower()}" for s in State)
             added.append(Column(f"{column.name}_state", pa.uint8(), role="quality", description=text))
         if rule and rule.convert:
-            text = f"{column.name} converted from {rule.unit or 'dimensionless'}"
+            text = f"{column.name} converted from {own[-1].unit or 'dimensionless'}"
             convert = rule.convert
             added.append(Column(convert.name, pa.float64(), role="value", unit=convert.unit, ucd=rule.ucd, description=text))
     return Schema(tuple(own + added))
@@ -49,7 +49,9 @@ def apply_rules(table: pa.Table, schema: Schema, rules: Mapping[str, ColumnRule]
             if _needs_states(rule):
                 columns[f"{name}_state"] = states
         if rule.convert:
-            columns[rule.convert.name] = pc.multiply(column_of_floats(columns[name]), factor(rule.unit, rule.convert.unit, name))
+            columns[rule.convert.name] = pc.multiply(
+                column_of_floats(columns[name]), factor(schema[name].unit, rule.convert.unit, name)
+            )
     return pa.table([columns[name] for name in schema.names], schema=schema.to_arrow())
 
 
@@ -68,15 +70,17 @@ def factor(unit: str, target: str, name: str) -> float:
 
 
 def _described(column: Column, rule: ColumnRule) -> Column:
-    source_unit = column.source_unit or column.unit
+    """Return a source column under its rule: a declared unit overrules the header, whose text is kept beside it."""
+    given = column.source_unit or column.unit
+    unit = rule.unit if rule.unit is not None else standard_unit(given) or ""
     description = rule.description or column.description
     if rule.aperture_arcsec:
         description += f" (aperture {rule.aperture_arcsec:g} arcsec)"
     return replace(
         column,
         role=rule.role,
-        unit=rule.unit,
-        source_unit="" if source_unit == rule.unit else source_unit,
+        unit=unit,
+        source_unit="" if given == unit else given,
         ucd=rule.ucd or column.ucd,
         description=description,
         error=rule.error,

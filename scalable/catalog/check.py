@@ -1,0 +1,299 @@
+"""`check`: what contradicts itself in a survey's files, from their headers and a sample of rows; each kind is reported once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scalable.catalog.light_curves import floats
+from scalable.errors import MissingInputError, ScalableError
+from scalable.io.drivers import reader_for
+from scalable.io.observations import read_observations, sources
+from scalable.io.reader import Source, TableInfo, TableReader
+from scalable.io.rules import apply_rules, factor, stored_schema
+from scalable.schema import Schema
+from scalable.survey import Survey, standard_unit
+
+SAMPLE_FILES = 12
+SAMPLE_BYTES = 4 << 20
+_SENTINELS = (99.0, 99.99, 999.0, 9999.0, -99.0, -999.0, -9999.0, -9.999, -9.999e9, 1e30, -1e30)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of contradiction: what it is, where, and the line of the survey file that settles it."""
+
+    name: str
+    message: str
+    settle: str
+
+    def __str__(self) -> str:
+        """Show it as one line and the line that settles it."""
+        return f"{self.name}: {self.message}\n    settle it with  {self.settle}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of a check: rows and bytes that would be read, and what contradicts itself."""
+
+    files: int
+    rows: int
+    size_bytes: int
+    schema: Schema
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first rows of a file under the survey's rules."""
+
+    source: Source
+    table: pa.Table
+
+
+def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) -> Checked:
+    """Read all headers and the first rows of a few files, and list contradictions, each kind once.
+
+    Parameters
+    ----------
+    survey : Survey
+        The description.
+    on_file : callable, optional
+        Called with the number of headers read and of all.
+
+    Returns
+    -------
+    Checked
+        Findings that the survey's ``accept`` names are left out.
+    """
+    reader = reader_for(survey.files.format)
+    listed = sources(survey, read_observations(survey))
+    headers: list[tuple[Source, TableInfo]] = []
+    broken: list[tuple[Source, Exception]] = []
+    for number, source in enumerate(listed):
+        try:
+            headers.append((source, reader.describe(source)))
+        except (ScalableError, OSError) as error:
+            broken.append((source, error))
+        if on_file:
+            on_file(number + 1, len(listed))
+    found = list(_broken(broken))
+    schema = Schema(())
+    if headers:
+        complete = [pair for pair in headers if not [name for name in survey.columns if name not in pair[1].schema]]
+        found += _columns(headers, complete, survey)
+        found += _filters(headers)
+        if complete:
+            schema = stored_schema(complete[0][1].schema, survey.columns, path=complete[0][0].path)
+            samples = list(_samples(reader, [source for source, _ in complete], schema, survey))
+            found += _units(schema)
+            for look in (_angles, _precision, _counters, _ids, _duplicates, _sentinels, _errors, _classes):
+                found += look(schema, samples)
+    rows, size = (sum(getattr(info, name) for _, info in headers) for name in ("rows", "bytes"))
+    return Checked(len(listed), rows, size, schema, tuple(f for f in found if f.name not in survey.accept))
+
+
+def _samples(reader: TableReader, usable: Sequence[Source], schema: Schema, survey: Survey) -> Iterator[Sample]:
+    """Read the first rows of the files of one field, then of others: bands of the same field show the same objects."""
+    fields = list(dict.fromkeys(source.field for source in usable))
+    by_field = sorted(usable, key=lambda source: (fields.index(source.field), source.observation_id))
+    for source in by_field[:SAMPLE_FILES]:
+        try:
+            block = next(iter(reader.scan(source, columns=reader.describe(source).schema.names, block_bytes=SAMPLE_BYTES)))
+        except (ScalableError, OSError):
+            continue
+        yield Sample(source, apply_rules(block, stored_schema(_plain(block), survey.columns, path=source.path), survey.columns))
+
+
+def _plain(block: pa.Table) -> Schema:
+    return Schema.from_arrow(block.schema)
+
+
+def _accept(name: str) -> str:
+    return f"accept: [{name}]"
+
+
+def _list(names: Iterable[object], most: int = 6) -> str:
+    words = [str(name) for name in names]
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def _broken(broken: Sequence[tuple[Source, Exception]]) -> Iterator[Finding]:
+    missing = [source.path for source, error in broken if isinstance(error, MissingInputError)]
+    unreadable = [str(error) for _, error in broken if not isinstance(error, MissingInputError)]
+    if missing:
+        yield Finding("missing-file", f"{len(missing)} listed files are absent: {_list(missing)}", _accept("missing-file"))
+    if unreadable:
+        yield Finding(
+            "unreadable-file",
+            f"{len(unreadable)} files: {_list(unreadable, 3)}",
+            f"fetch them again, or {_accept('unreadable-file')}",
+        )
+
+
+def _columns(
+    headers: Sequence[tuple[Source, TableInfo]], complete: Sequence[tuple[Source, TableInfo]], survey: Survey
+) -> Iterator[Finding]:
+    reference = complete[0][1].schema.names if complete else list(survey.columns)
+    odd = []
+    for source, info in headers:
+        lacks = [name for name in {*reference, *survey.columns} if name not in info.schema]
+        extra = [name for name in info.schema.names if name not in reference]
+        if lacks or extra:
+            odd.append(f"{source.path} ({'lacks ' + _list(sorted(lacks)) if lacks else 'has also ' + _list(extra)})")
+    if odd:
+        message = f"{len(odd)} of {len(headers)} files, which ingest will set aside: {_list(odd, 3)}"
+        yield Finding("different-columns", message, _accept("different-columns"))
+
+
+def _filters(headers: Sequence[tuple[Source, TableInfo]]) -> Iterator[Finding]:
+    odd = []
+    for source, info in headers:
+        keyword = str(info.keywords.get("FILTER", "")).strip()
+        # Long filter names such as "g DECam SDSS c0001" begin with the band.
+        if keyword and keyword.split()[0].lower() != source.band.lower():
+            odd.append(f"{source.path} (FILTER {keyword!r}, index {source.band!r})")
+    if odd:
+        yield Finding("filter-header", f"{len(odd)} files: {_list(odd, 3)}", f"correct the index, or {_accept('filter-header')}")
+
+
+def _units(schema: Schema) -> Iterator[Finding]:
+    unknown = [c for c in schema if c.source_unit and not c.unit and standard_unit(c.source_unit) is None]
+    if unknown:
+        names = _list(f"{c.name} ({c.source_unit})" for c in unknown)
+        yield Finding("unknown-unit", f"units in no standard: {names}", f"columns.{unknown[0].name}.unit: '' (or the true one)")
+    wrong = [c for c in schema if c.role in ("mag", "mag_err") and c.unit not in ("mag", "dex")]
+    if wrong:
+        names = _list(f"{c.name} ({c.unit or 'none'})" for c in wrong)
+        yield Finding("magnitude-unit", f"not a unit of magnitudes: {names}", f"columns.{wrong[0].name}.unit: mag")
+    bare = [c.name for c in schema if c.role in ("flux", "flux_err") and not c.unit]
+    if bare:
+        yield Finding("no-unit", f"fluxes without a unit: {_list(bare)}", f"columns.{bare[0]}.unit: adu (or the true one)")
+
+
+def _angles(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    for role, full in (("ra", 360.0), ("dec", 90.0)):
+        for column in schema.by_role(role):
+            values = _values(samples, column.name)
+            largest = float(np.nanmax(np.abs(values), initial=0.0))
+            degrees = largest * factor(column.unit or "deg", "deg", column.name)
+            said = standard_unit(column.source_unit) if column.source_unit else ""
+            other = "deg" if column.unit == "rad" else "rad"
+            conflict = said in ("rad", "deg") and said != column.unit and largest * factor(said, "deg", column.name) <= full
+            if degrees > full * 1.001 or (conflict and other == "rad"):
+                text = f"{column.name} reaches {largest:g}, read as {column.unit or 'deg'}"
+                text += f", while the header says {column.source_unit}" if said else ""
+                yield Finding("angle-range", text, f"columns.{column.name}.unit: {other}")
+
+
+def _precision(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    steps = []
+    for column in (*schema.by_role("ra"), *schema.by_role("dec")):
+        if column.dtype == pa.float32():
+            values = _values(samples, column.name).astype(np.float32)
+            step = float(np.nanmax(np.spacing(np.abs(values)), initial=0.0))
+            steps.append(f"{column.name} in steps of {step * factor(column.unit or 'deg', 'arcsec', column.name):.3f} arcsec")
+    if steps:
+        yield Finding("float32-coordinates", _list(steps), _accept("float32-coordinates"))
+
+
+def _counters(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    whole = []
+    for column in schema:
+        plain = pa.types.is_floating(column.dtype) and column.role in ("value", "class", "quality")
+        if plain and _whole(_values(samples, column.name)):
+            whole.append(column.name)
+    if whole:
+        yield Finding("float-counter", f"whole numbers stored as floats: {_list(whole)}", _accept("float-counter"))
+
+
+def _values(samples: Sequence[Sample], name: str) -> NDArray[np.float64]:
+    return np.concatenate([floats(sample.table, name) for sample in samples])
+
+
+def _whole(values: NDArray[np.float64]) -> bool:
+    finite = values[np.isfinite(values)]
+    return len(finite) > 0 and bool(np.all(finite == np.round(finite)))
+
+
+def _ids(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    for column in schema.by_role("object_id"):
+        exact = {pa.float32(): 2.0**24, pa.float64(): 2.0**53}.get(column.dtype)
+        values = _values(samples, column.name)
+        if exact and np.nanmax(np.abs(values), initial=0.0) > exact:
+            message = f"{column.name} is {column.dtype} and exceeds {exact:.0f}: neighbouring ids become one"
+            yield Finding("float-id", message, f"write {column.name} as a 64-bit integer: no setting brings lost ids back")
+
+
+def _duplicates(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    name = schema.by_role("object_id")[0].name
+    odd = []
+    for sample in samples:
+        ids = sample.table[name]
+        repeated = len(ids) - len(pc.unique(ids))
+        if repeated:
+            odd.append(f"{sample.source.path} ({repeated} rows)")
+    if odd:
+        message = f"objects twice in one observation, later rows will be rejected: {_list(odd, 3)}"
+        yield Finding("duplicate-detection", message, _accept("duplicate-detection"))
+
+
+def _sentinels(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    found: dict[str, list[float]] = {}
+    for column in schema:
+        if not pa.types.is_floating(column.dtype) or column.role in ("ra", "dec"):
+            continue
+        values = _values(samples, column.name)
+        if _whole(values):
+            continue  # A counter passes every round number.
+        single = column.dtype == pa.float32()
+        for sentinel in _SENTINELS:
+            written = float(np.float32(sentinel)) if single else sentinel
+            # Once may be chance; a real measurement rarely hits a round sentinel twice.
+            if np.count_nonzero(values == written) > 1:
+                found.setdefault(column.name, []).append(sentinel)
+    if found:
+        names = _list(f"{name} ({_list(values)})" for name, values in found.items())
+        first = next(iter(found))
+        line = f"columns.{first}.nulls: [{_list(f'{v:g}' for v in found[first])}]"
+        yield Finding("sentinel", f"values that look like sentinels: {names}", line)
+
+
+def _errors(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    odd = []
+    for column in (c for c in schema if c.role in ("flux_err", "mag_err")):
+        values = _values(samples, column.name)
+        count = int(np.count_nonzero(values <= 0))
+        if count:
+            odd.append(f"{column.name} ({count} rows, least {np.nanmin(values):g})")
+    if odd:
+        yield Finding("negative-error", f"errors that are not positive: {_list(odd)}", _accept("negative-error"))
+
+
+def _classes(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Compare the class of the same objects between the two bands of one field that come first."""
+    name = schema.by_role("object_id")[0].name
+    for column in schema.by_role("class"):
+        pair = _two_bands(samples)
+        if pair is None:
+            return
+        left, right = (sample.table.select([name, column.name]) for sample in pair)
+        both = left.join(right, name, right_suffix="_right", join_type="inner")
+        differ = pc.sum(pc.not_equal(both[column.name], both[f"{column.name}_right"])).as_py() or 0
+        if differ:
+            share = f"{differ} of {both.num_rows} objects ({differ / both.num_rows:.0%})"
+            bands = f"{pair[0].source.band} and {pair[1].source.band}"
+            yield Finding("class-between-bands", f"{column.name} differs for {share} of {bands}", _accept("class-between-bands"))
+
+
+def _two_bands(samples: Sequence[Sample]) -> tuple[Sample, Sample] | None:
+    for second in samples[1:]:
+        first = samples[0]
+        if second.source.field == first.source.field and second.source.band != first.source.band:
+            return first, second
+    return None

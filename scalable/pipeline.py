@@ -1,0 +1,197 @@
+"""`run`: the stages of a survey in order (check, ingest, products, report), each resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scalable.catalog.bands import join_bands
+from scalable.catalog.catalog import Catalog, open_catalog
+from scalable.catalog.check import Checked, Finding, check
+from scalable.catalog.collection import Collection, open_collection
+from scalable.catalog.ingest import Progress, ingest
+from scalable.catalog.variability import variability
+from scalable.catalog.write import write_catalog
+from scalable.catalog.zero_points import calibrate, fit_zero_points
+from scalable.errors import SurveyError, nearest
+from scalable.io.fits_preview import write_preview
+from scalable.io.parquet import read_leaf, write_leaf
+from scalable.io.runs import read_json, write_json
+from scalable.report.run_page import write_run_page
+from scalable.survey import Survey
+
+STAGES = ("check", "ingest", "products", "report")
+PREVIEW_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Product:
+    """Something a run made: where it is, what one row is, and how large it is."""
+
+    name: str
+    path: Path
+    rows: int | None
+    size_bytes: int
+
+
+@dataclass
+class RunReport:
+    """What a run did.
+
+    ``skipped`` names the stages whose result was there already; ``seconds`` the time of each stage.
+    """
+
+    store: Path
+    collection: Collection | None = None
+    findings: tuple[Finding, ...] = ()
+    products: list[Product] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    page: Path | None = None
+
+    @property
+    def quarantined(self) -> int:
+        """Number of files set aside."""
+        return self.collection.accounting["quarantined"] if self.collection else 0
+
+
+def run(survey: Survey, *, into: str | Path, only: str | None = None, progress: Progress | None = None) -> RunReport:
+    """Run a survey's stages in order; computes, on the Dask scheduler in use.
+
+    Parameters
+    ----------
+    survey : Survey
+        From `open_survey`.
+    into : str or Path
+        The store.
+    only : str, optional
+        One of `STAGES`; the others must have run before.
+    progress : callable, optional
+        Called with stage, tasks done, tasks in all and bytes done.
+
+    Returns
+    -------
+    RunReport
+        Products with their paths, contradictions found, seconds per stage.
+    """
+    if only is not None and only not in STAGES:
+        raise SurveyError(f"no stage {only!r}; {nearest(only, STAGES)}")
+    report = RunReport(Path(into).absolute())
+    tell = progress or _silent
+    stages: dict[str, Callable[[Survey, RunReport, Progress], None]] = {
+        "check": _check,
+        "ingest": _ingest,
+        "products": _products,
+        "report": _report,
+    }
+    for name in STAGES if only is None else (only,):
+        start = time.monotonic()
+        stages[name](survey, report, tell)
+        report.seconds[name] = time.monotonic() - start
+    return report
+
+
+def _check(survey: Survey, report: RunReport, progress: Progress) -> None:
+    found: Checked = check(survey, on_file=lambda done, total: progress("check", done, total, 0))
+    report.findings = found.findings
+
+
+def _ingest(survey: Survey, report: RunReport, progress: Progress) -> None:
+    worked: list[str] = []
+
+    def tell(stage: str, done: int, total: int, size: int) -> None:
+        worked.append(stage)
+        progress(stage, done, total, size)
+
+    report.collection = ingest(survey, into=report.store, progress=tell)
+    if not worked:
+        report.skipped.append("ingest")
+
+
+def _collection(report: RunReport) -> Collection:
+    if report.collection is None:
+        report.collection = open_collection(report.store)
+    return report.collection
+
+
+def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
+    """Write band columns, statistics and calibrated statistics as HATS catalogues beside the version they come from."""
+    collection = _collection(report)
+    folder = report.store / "products" / collection.path.name
+    wanted = survey.products
+    recipes: dict[str, Callable[[], Catalog]] = {}
+    if wanted.magnitude:
+        error = survey.columns[wanted.magnitude].error
+        values = [wanted.magnitude, *([error] if error else [])]
+        pick = "weighted_mean" if error else "mean"
+        recipes["bands"] = lambda: join_bands(collection.detections, values=values, pick=pick)
+    if wanted.flux:
+        recipes["variability"] = lambda: variability(collection.detections, values=[wanted.flux])
+    if wanted.flux and wanted.variability:
+        band = wanted.variability.band
+        recipes["variability_calibrated"] = lambda: _calibrated(collection, band, wanted.flux, folder)
+    _outdated(folder, survey, report)
+    for number, (name, recipe) in enumerate(recipes.items()):
+        progress("products", number, len(recipes), 0)
+        path = folder / name
+        if path.exists():
+            report.skipped.append(name)
+        else:
+            write_catalog(recipe(), path)
+    progress("products", len(recipes), len(recipes), 0)
+    preview = folder / "objects_preview.fits"
+    if not preview.exists():
+        write_preview(collection.objects.head(PREVIEW_ROWS), preview)
+
+
+def _calibrated(collection: Collection, band: str, flux: str, folder: Path) -> Catalog:
+    zero_points = fit_zero_points(collection, band=band, value=flux)
+    write_leaf(zero_points, folder, "zero_points.parquet")
+    return variability(calibrate(collection.detections, zero_points, values=[flux]), bands=[band], values=[flux])
+
+
+def _outdated(folder: Path, survey: Survey, report: RunReport) -> None:
+    """Drop products that an earlier description asked for in another way."""
+    wanted = survey.products.model_dump(mode="json", include={"magnitude", "flux", "variability"})
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+    recipe = folder / "recipe.json"
+    if recipe.exists() and read_json(recipe)["digest"] != digest:
+        shutil.rmtree(folder)
+    write_json(recipe, {"digest": digest, "products": wanted})
+
+
+def _report(survey: Survey, report: RunReport, progress: Progress) -> None:
+    collection = _collection(report)
+    folder = report.store / "products" / collection.path.name
+    report.page = report.store / "report.html"
+    write_run_page(survey, collection, folder, report.findings, report.page, progress=progress)
+    report.products = list_products(report.store)
+
+
+def list_products(store: Path) -> list[Product]:
+    """Return what a store holds: members of the current version, products made from it, and the page."""
+    collection = open_collection(store)
+    folder = store / "products" / collection.path.name
+    paths = [collection.path / "objects", collection.path / "detections", collection.path / "observations.parquet"]
+    paths += sorted(path for path in folder.glob("*") if not path.name.startswith(".") and path.name != "recipe.json")
+    paths += [store / "report.html"]
+    return [Product(path.name, path, _rows(path), _size(path)) for path in paths if path.exists()]
+
+
+def _rows(path: Path) -> int | None:
+    if path.suffix == ".parquet":
+        return read_leaf(path, []).num_rows
+    return open_catalog(path).rows if path.is_dir() else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def _silent(stage: str, done: int, total: int, size: int) -> None:
+    """Tell nobody."""

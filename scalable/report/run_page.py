@@ -1,0 +1,301 @@
+"""The page of a run: what went in, what came out, and the plots that a survey team looks at first."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scalable.catalog.bands import join_bands
+from scalable.catalog.catalog import Catalog, open_catalog
+from scalable.catalog.check import Finding
+from scalable.catalog.collection import Collection
+from scalable.catalog.light_curves import floats
+from scalable.catalog.sql import sql
+from scalable.io.parquet import read_leaf
+from scalable.report import plots
+from scalable.report.page import Section, write_page
+from scalable.sky.healpix import outline
+from scalable.survey import Survey
+
+MOST_POINTS = 100_000
+"""Points in one plot: more would only hide each other, and the page must not grow with the survey."""
+
+ByField = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+
+
+def write_run_page(
+    survey: Survey,
+    collection: Collection,
+    products: Path,
+    findings: Sequence[Finding],
+    path: Path,
+    *,
+    progress: Callable[[str, int, int, int], None],
+) -> None:
+    """Compute what the page shows, a bounded sample of it, and write it as one self-contained file."""
+    makers: list[Callable[[], list[Section]]] = [
+        lambda: [_accounting(collection)],
+        lambda: _problems(collection, findings),
+        lambda: [_sky(collection)],
+        lambda: [_colour(survey, collection, pair) for pair in survey.products.colours[:1]],
+        lambda: _variability(survey, collection, products),
+        lambda: _bright(survey, collection),
+        lambda: _colour_colour(survey, collection),
+        lambda: _questions(survey, collection),
+        lambda: [_how_to_open(collection, products)],
+    ]
+    sections = []
+    for number, make in enumerate(makers):
+        progress("report", number, len(makers), 0)
+        sections += make()
+    count = collection.accounting
+    summary = {
+        "Objects": f"{count['objects']:,}",
+        "Detections": f"{count['stored']:,} of {count['read']:,} rows read",
+        "Files": f"{count['files'] - count['quarantined']} of {count['files']}",
+        "Bands": ", ".join(collection.bands),
+        "Version": f"{collection.path.name}, {collection.manifest['date']}",
+        "Survey digest": collection.manifest["survey_digest"][:16],
+        "License": survey.license or "not declared",
+    }
+    text = survey.description or (survey.motivation.text if survey.motivation else "")
+    write_page(path, title=survey.name, subtitle=text, sections=sections, summary=summary)
+    progress("report", len(makers), len(makers), 0)
+
+
+def _accounting(collection: Collection) -> Section:
+    count = collection.accounting
+    names = ["observation_id", "field", "band", "mjd", "epoch", "path", "status", "rows", "rows_stored", "rows_rejected"]
+    table = collection.observations
+    return Section(
+        "Accounting",
+        "Every row that was read is either stored or rejected with a reason.",
+        figure=partial(
+            _accounting_bar,
+            count=(count["read"], count["stored"], count["rejected"], count["quarantined"], count["files"]),
+        ),
+        table=table.select([name for name in names if name in table.column_names]),
+        caption="The catalogue files, one row each.",
+    )
+
+
+def _accounting_bar(theme: plots.Theme, count: tuple[int, int, int, int, int]) -> plots.Figure:
+    return plots.accounting(*count, theme=theme)
+
+
+def _problems(collection: Collection, findings: Sequence[Finding]) -> list[Section]:
+    sections = []
+    if findings:
+        columns = {key: [getattr(finding, key) for finding in findings] for key in ("name", "message", "settle")}
+        text = "What contradicts itself in the input, each kind once, and the line of the survey file that settles it."
+        sections.append(Section("Contradictions", text, table=pa.table(columns)))
+    if collection.accounting["quarantined"]:
+        with (collection.path / "quarantine.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        table = pa.table({name: [row[name] for row in rows] for name in ("path", "reason")})
+        sections.append(Section("Quarantine", "Files that were set aside; all others are in.", table=table))
+    if collection.rejected.num_rows:
+        sections.append(Section("Rejected rows", "Rows that were not stored, and why.", table=collection.rejected))
+    return sections
+
+
+def _sky(collection: Collection) -> Section:
+    detections = collection.detections
+    leaves = detections.leaves
+    partition = [number for number, part in enumerate(detections.partitions) for _ in part]
+    outlines = [outline(leaf.pixel) for leaf in leaves]
+    rows = [leaf.rows for leaf in leaves]
+    return Section(
+        "Partitions on the sky",
+        f"{len(leaves)} leaves in {detections.npartitions} partitions; a leaf holds all detections of its objects.",
+        figure=lambda theme: plots.sky_map(outlines, rows, partition, theme=theme),
+        caption="HEALPix pixels that hold objects, shaded by their number of detections.",
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _one_in(collection: Collection) -> int:
+    """Return n so that one object in n gives at most `MOST_POINTS` points."""
+    return max(1, -(-collection.accounting["objects"] // MOST_POINTS))
+
+
+def _sample(catalog: Catalog, one_in: int) -> Catalog:
+    return catalog if one_in == 1 else catalog.where(f"abs(object_id) % {one_in} = 0")
+
+
+def _shown(one_in: int) -> str:
+    return "" if one_in == 1 else f" Counts and points are of one object in {one_in}."
+
+
+def _field_column(collection: Collection) -> str:
+    return "o.field" if "field" in collection.observations.column_names else "'all'"
+
+
+def colour_sql(survey: Survey, collection: Collection, pair: tuple[str, str]) -> str:
+    """Return the query behind a colour plot: the first epoch of both bands, by field."""
+    magnitude = _quoted(survey.products.magnitude)
+    return (
+        f"SELECT {_field_column(collection)} AS field, a.object_id, a.{magnitude} - b.{magnitude} AS colour\n"
+        "FROM detections a JOIN detections b ON a.object_id = b.object_id\n"
+        "JOIN observations o ON a.observation_id = o.observation_id\n"
+        "JOIN observations p ON b.observation_id = p.observation_id\n"
+        f"WHERE a.band = '{pair[0]}' AND b.band = '{pair[1]}' AND o.epoch = 1 AND p.epoch = 1\n"
+        f"AND abs(a.object_id) % {_one_in(collection)} = 0 AND a.{magnitude} - b.{magnitude} IS NOT NULL"
+    )
+
+
+def _colour(survey: Survey, collection: Collection, pair: tuple[str, str]) -> Section:
+    query = colour_sql(survey, collection, pair)
+    found = sql(collection, query).compute()
+    fields: ByField = {}
+    for name in _sorted(pc.unique(found["field"]).to_pylist()):
+        rows = found.filter(pc.equal(found["field"], pa.scalar(name, found["field"].type)))
+        fields[str(name)] = (floats(rows, "object_id"), floats(rows, "colour"))
+    label = f"{pair[0]} − {pair[1]}"
+    return Section(
+        f"Colour {label}",
+        f"Objects with a first-epoch detection in both bands; {label} above 1.5 mag is highlighted."
+        + _shown(_one_in(collection)),
+        figure=lambda theme: plots.colour_by_id(fields, label=label, threshold=1.5, theme=theme),
+        code=query,
+    )
+
+
+def _sorted(values: Sequence[object]) -> list[object]:
+    return sorted(values, key=lambda value: (isinstance(value, str), value))
+
+
+def _variability(survey: Survey, collection: Collection, products: Path) -> list[Section]:
+    wanted, flux = survey.products.variability, survey.products.flux
+    if wanted is None or not flux or not (products / "variability_calibrated").exists():
+        return []
+    name, one_in = f"{wanted.band}_{flux}MaxDeviation", _one_in(collection)
+    kinds = ("variability", "variability_calibrated")
+    # Both have the same objects in the same order: they are made from the same leaves.
+    raw, calibrated = (_sample(open_catalog(products / kind, columns=["object_id", name]), one_in).compute() for kind in kinds)
+    ids, values, corrected = raw["object_id"].to_numpy(), floats(raw, name), floats(calibrated, name)
+    field_of = _fields_of_objects(collection, one_in)
+    fields = {}
+    for field in _sorted(list(set(field_of.values()))):
+        mine = np.array([field_of.get(i) == field for i in ids.tolist()])
+        fields[str(field)] = (ids[mine].astype(float), values[mine], corrected[mine])
+    count = [(f, int((r > wanted.threshold).sum()), int((c > wanted.threshold).sum())) for f, (_, r, c) in fields.items()]
+    text = (
+        f"Largest deviation of {flux} from its mean in {wanted.band}, in units of its error. Raw fluxes of different epochs may "
+        "differ by their zero points alone: the lower row divides each epoch by its median flux ratio to the first. "
+        + " ".join(f"Field {f}: {r} raw, {c} calibrated." for f, r, c in count)
+        + _shown(one_in)
+    )
+    table = open_zero_points(products)
+    return [
+        Section(
+            f"Variable objects in {wanted.band}",
+            text,
+            figure=lambda theme: plots.deviation_by_id(
+                fields, label=f"max |{flux} − mean| / error", threshold=wanted.threshold, theme=theme
+            ),
+            table=table,
+            caption="Flux ratio of each epoch to the first one of its field, the median over all objects that both show.",
+        )
+    ]
+
+
+def open_zero_points(products: Path) -> pa.Table:
+    """Read the zero points that the products were made with."""
+    return read_leaf(products / "zero_points.parquet")
+
+
+def _fields_of_objects(collection: Collection, one_in: int) -> Mapping[int, object]:
+    query = (
+        f"SELECT d.object_id, min({_field_column(collection)}) AS field FROM detections d "
+        f"JOIN observations o ON d.observation_id = o.observation_id WHERE abs(d.object_id) % {one_in} = 0 GROUP BY d.object_id"
+    )
+    found = sql(collection, query).compute()
+    return dict(zip(found["object_id"].to_pylist(), found["field"].to_pylist(), strict=True))
+
+
+def _bright(survey: Survey, collection: Collection) -> list[Section]:
+    wanted, flux, magnitude = survey.products.bright, survey.products.flux, survey.products.magnitude
+    error = survey.columns[flux].error if flux else ""
+    if wanted is None or not error or not magnitude:
+        return []
+    bands = wanted.bands or collection.bands
+    observations = collection.observations
+    first = observations.filter(pc.equal(observations["epoch"], 1))["observation_id"].to_pylist()
+    detections = collection.detections.where(f"observation_id in ({', '.join(map(str, first))})")
+    joined = join_bands(detections, bands, values=[flux, error, magnitude], pick="first", how="inner")
+    condition = " and ".join(f'"{band}_{flux}" / "{band}_{error}" > {wanted.snr:g}' for band in bands)
+    found = joined.where(condition)
+    count = sql(found, "SELECT count(*) AS n FROM catalog").compute()["n"][0].as_py()
+    names = [f"{band}_{magnitude}" for band in bands]
+    table = _sample(found, _one_in(collection)).select(*names).compute()
+    values = np.column_stack([floats(table, name) for name in names])
+    values = values[np.isfinite(values).all(axis=1)]
+    return [
+        Section(
+            f"Well measured in {' '.join(bands)}",
+            f"{count:,} objects with {flux} / {error} above {wanted.snr:g} in every band (first epoch).",
+            figure=lambda theme: plots.magnitudes(values, bands, theme=theme),
+            code=condition,
+        )
+    ]
+
+
+def _colour_colour(survey: Survey, collection: Collection) -> list[Section]:
+    if len(survey.products.colours) < 2:
+        return []
+    pairs = survey.products.colours[:2]
+    bands = tuple(dict.fromkeys(band for pair in pairs for band in pair))
+    magnitude = survey.products.magnitude
+    one_in = _one_in(collection)
+    joined = _sample(join_bands(collection.detections, bands, values=[magnitude], pick="first", how="inner"), one_in).compute()
+    x, y = (floats(joined, f"{a}_{magnitude}") - floats(joined, f"{b}_{magnitude}") for a, b in reversed(pairs))
+    good = np.isfinite(x) & np.isfinite(y)
+    labels = tuple(f"{a} − {b} [mag]" for a, b in reversed(pairs))
+    return [
+        Section(
+            "Colour and colour",
+            f"Density of {int(good.sum()):,} objects that have all of {', '.join(bands)}." + _shown(one_in),
+            figure=lambda theme: plots.colour_colour(x[good], y[good], labels=(labels[0], labels[1]), theme=theme),
+        )
+    ]
+
+
+def _questions(survey: Survey, collection: Collection) -> list[Section]:
+    sections = []
+    for question in survey.questions:
+        answer = sql(collection, question.sql).compute()
+        sections.append(Section(f"{question.id}: {question.title}", question.note, table=answer, code=question.sql.strip()))
+    return sections
+
+
+def _how_to_open(collection: Collection, products: Path) -> Section:
+    code = f"""# SQL from the shell
+scalable query "SELECT band, count(*) FROM detections GROUP BY band" --store {collection.path.parents[1]}
+
+# lazily, in Python
+import scalable
+collection = scalable.open_collection("{collection.path.parents[1]}")
+collection.detections.where("band = 'J'").head()
+
+# LSDB
+import lsdb
+objects = lsdb.open_catalog("{collection.path / "objects"}")
+
+# pandas, or any Parquet reader
+import pandas
+observations = pandas.read_parquet("{collection.path / "observations.parquet"}")
+
+# TOPCAT
+topcat {products / "objects_preview.fits"}"""
+    return Section("How to open it", "Catalogues are HATS: Parquet files by HEALPix pixel.", code=code)
