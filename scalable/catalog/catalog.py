@@ -16,7 +16,7 @@ from dask.threaded import get as threaded_get
 
 from scalable.catalog.condition import Condition, parse_condition
 from scalable.errors import ColumnError, nearest, require
-from scalable.io.layout import LeafInfo, read_layout
+from scalable.io.layout import META_KEY, LeafInfo, read_layout
 from scalable.io.parquet import read_leaf
 from scalable.schema import Schema
 
@@ -176,6 +176,9 @@ class Catalog(DaskMethodsMixin):
     def __dask_postpersist__(self) -> tuple[Callable[..., Catalog], tuple[Any, ...]]:  # noqa: D105
         return _persisted, (self.__dask_keys__(), self.schema, self.title)
 
+    def __dask_optimize__(self, graph: Any, keys: Any, **_: Any) -> Any:  # noqa: D105
+        return graph  # One task per partition already; what was projected away was never in it.
+
     __dask_scheduler__ = staticmethod(threaded_get)
 
     # What it is ----------------------------------------------------------------------------------------------------------
@@ -193,7 +196,7 @@ class Catalog(DaskMethodsMixin):
     @property
     def bands(self) -> tuple[str, ...]:
         """Bands of the survey, in order of wavelength; empty where the catalogue does not say."""
-        meta = (self.schema.metadata or {}).get(b"scalable")
+        meta = (self.schema.metadata or {}).get(META_KEY)
         return tuple(json.loads(meta)["bands"]) if meta else ()
 
     @property

@@ -54,11 +54,8 @@ def parse_select(text: str) -> exp.Select:
 def parse_expression(text: str) -> exp.Expression:
     """Parse one condition or row-wise expression; subqueries and aggregates are refused."""
     tree = _parse_one(f"SELECT {text}")
-    if (
-        not isinstance(tree, exp.Select)
-        or len(tree.expressions) != 1
-        or any(tree.args.get(k) for k in ("from_", "where", "group"))
-    ):
+    clauses = [name for name, value in tree.args.items() if value and name != "expressions"]
+    if not isinstance(tree, exp.Select) or len(tree.expressions) != 1 or clauses:
         raise QueryError(f"{text!r} is not one condition; write for example: Flux1 / dFlux1 > 5 and Class = -1")
     found = tree.expressions[0]
     _check(found, (*_EXPRESSION, *_FUNCTIONS))

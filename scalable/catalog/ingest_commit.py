@@ -23,7 +23,7 @@ from scalable.catalog.ingest_reduce import Reduced, detections_schema, objects_s
 from scalable.cluster import run_tasks
 from scalable.errors import AccountingError
 from scalable.io.atomic import write_text
-from scalable.io.layout import finish_catalog, finish_collection, finish_index
+from scalable.io.layout import META_KEY, finish_catalog, finish_collection, finish_index
 from scalable.io.parquet import Leaf, write_leaf
 from scalable.io.runs import read_arrow, write_json
 from scalable.schema import Schema
@@ -159,7 +159,7 @@ def _rejected(run: Run, records: Sequence[MapRecord], kept: Sequence[Reduced]) -
 
 def _finish_catalogs(run: Run, kept: Sequence[Reduced]) -> None:
     survey = run.settings.survey
-    meta = {b"scalable": json.dumps({"bands": list(survey.bands), "survey": survey.name}).encode()}
+    meta = {META_KEY: json.dumps({"bands": list(survey.bands), "survey": survey.name}).encode()}
     members = (
         ("objects", "object", objects_schema(survey.bands)),
         ("detections", "source", detections_schema(run.settings.schema)),

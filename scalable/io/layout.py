@@ -18,6 +18,8 @@ from scalable.sky.pixel import MAX_ORDER, Pixel
 
 HEALPIX_COLUMN = "_healpix_29"
 BUILDER = "scalable"
+META_KEY = b"scalable"
+"""Key of the schema metadata that hold the survey's name and bands, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -166,5 +168,7 @@ def read_layout(path: Path) -> Layout:
         listed = {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(file)}
     if listed != set(rows):
         raise StoreError(f"{path}: partition_info.csv and _metadata name different leaves; the catalogue is damaged")
+    # Units stand on the fields; the copies for other readers stay on disk.
+    schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k == META_KEY})
     leaves = tuple(LeafInfo(pixel, rows[pixel], sizes[pixel]) for pixel in sorted(rows))
     return Layout(path, properties["obs_collection"], properties, schema, leaves)

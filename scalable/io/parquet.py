@@ -17,6 +17,8 @@ from scalable.io.atomic import write_bytes
 from scalable.schema import Schema
 
 ROW_GROUP_ROWS = 100_000
+TEXT_WIDTH = "64"
+"""Width that the metadata give text columns: astropy's reader of VOParquet cannot join a text without one."""
 _REPEATING = ("object_ra", "object_dec", "mjd", "observation_id", "source_file")
 """Columns in which neighbouring rows share their value: a dictionary beats every other encoding there."""
 
@@ -103,12 +105,12 @@ def write_footers(footers: Sequence[bytes], path: Path) -> None:
 
 def write_common_metadata(schema: pa.Schema, path: Path) -> None:
     """Write ``_common_metadata``: the Arrow schema, with units, UCDs and descriptions as VOParquet and as field metadata."""
-    votable = {
-        b"IVOA.VOTable-Parquet.version": b"1.0",
-        b"IVOA.VOTable-Parquet.content": votable_header(Schema.from_arrow(schema)),
-    }
+    header = votable_header(Schema.from_arrow(schema))
+    votable = {b"IVOA.VOTable-Parquet.version": b"1.0", b"IVOA.VOTable-Parquet.content": header}
+    # astropy takes the width of a text column from here; without it, it measures rows, of which this file has none.
+    widths = {f"table::len::{f.name}".encode(): TEXT_WIDTH.encode() for f in schema if pa.types.is_string(f.type)}
     sink = io.BytesIO()
-    pq.write_metadata(schema.with_metadata({**(schema.metadata or {}), **votable}), sink)
+    pq.write_metadata(schema.with_metadata({**(schema.metadata or {}), **votable, **widths}), sink)
     write_bytes(path, sink.getvalue())
 
 
@@ -136,7 +138,7 @@ def _votable_type(dtype: pa.DataType) -> tuple[str, str | None]:
     if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
         return _votable_type(dtype.value_type)[0], "*"
     if pa.types.is_string(dtype) or pa.types.is_large_string(dtype):
-        return "unicodeChar", "*"
+        return "unicodeChar", TEXT_WIDTH
     names = {
         pa.bool_(): "boolean",
         pa.uint8(): "unsignedByte",

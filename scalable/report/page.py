@@ -224,11 +224,12 @@ figcaption, .cut { max-width: 44rem; margin: 0.7rem 0 0; font-size: 0.88rem; lin
 pre { overflow-x: auto; margin: 1rem 0; padding: 0.9rem 1.1rem; background: var(--tint); border-radius: 6px; line-height: 1.5;
   font-size: 0.84rem; }
 code { font-family: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-table { border-collapse: collapse; font-size: 0.86rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.36rem 1.3rem 0.36rem 0; text-align: left; white-space: nowrap; }
-th { vertical-align: bottom; font-weight: 600; border-bottom: 1.5px solid var(--muted); }
-td { border-bottom: 1px solid var(--faint); max-width: 26rem; overflow: hidden; text-overflow: ellipsis; }
-th.n, td.n { text-align: right; padding-left: 0.6rem; }
+table { width: max-content; border-collapse: collapse; font-size: 0.86rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.36rem 0.8rem; text-align: left; vertical-align: top; }
+th { vertical-align: bottom; font-weight: 600; white-space: nowrap; border-bottom: 1.5px solid var(--muted); }
+td { max-width: 42rem; overflow-wrap: break-word; border-bottom: 1px solid var(--faint); }
+th.n, td.n { text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { padding-left: 0; }
 .unit { display: block; font-weight: 400; font-size: 0.78rem; color: var(--muted); }
 .null { color: var(--muted); }
 @media screen and (max-width: 700px) {

@@ -20,15 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.path import Path as Outline
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
 WIDTH = 10.0
 """Width of a figure [inch]."""
-COLUMNS = 4
-"""Fields side by side; more fields go on below."""
+COLUMNS = 3
+"""Most fields side by side; more fields go on below."""
 WIDE_SKY_DEG = 30.0
 """A footprint of a larger radius is drawn as a Mollweide map, a smaller one on the tangent plane [deg]."""
 NUMBERED = 60
@@ -81,6 +81,8 @@ def colour_by_id(
 ) -> Figure:
     """Draw a colour against the object id, one panel a field on one scale, and mark what lies above a threshold.
 
+    A value very far from all the others stands as a square on the edge of the frame and is counted as outside.
+
     Parameters
     ----------
     fields : mapping of str to (ids, colour)
@@ -100,14 +102,13 @@ def colour_by_id(
     """
     if not fields:
         return _sentence("no field to show", theme)
-    figure = _sheet(WIDTH, 0.4 + 3.3 * math.ceil(len(fields) / COLUMNS), theme)
-    for (name, (ids, colour)), (axes,) in zip(fields.items(), _panels(figure, len(fields), 1, theme), strict=True):
-        counts = _points(axes, ids, colour, threshold, theme)
-        _header(axes, name, _counted(*counts, threshold, unit), theme)
-        if not counts[0]:
+    values = [(np.asarray(colour, dtype=np.float64),) for _, colour in fields.values()]
+    frame = _frame(np.concatenate([colour for (colour,) in values]), threshold)
+    figure, panels = _panels(values, 3.0, f"{label} [{unit}]" if unit else label, theme)
+    for (name, (ids, _)), (colour,), (axes,) in zip(fields.items(), values, panels, strict=True):
+        _header(axes, _field(name), _points(axes, ids, colour, frame, threshold, unit, theme), theme)
+        if not np.isfinite(colour).any():
             _instead(axes, "no finite value", theme)
-        _label_left(axes, f"{label} [{unit}]", theme)
-    figure.supxlabel("Object ID", size=9, color=theme.ink)
     return figure
 
 
@@ -117,7 +118,7 @@ def deviation_by_id(
     label: str,
     threshold: float | None,
     undefined: str = "one epoch: variability undefined",
-    unit: str = "mag",
+    unit: str = "",
     theme: Theme = LIGHT,
 ) -> Figure:
     """Draw a deviation against the object id on one logarithmic scale: above as measured, below after the zero-point.
@@ -133,7 +134,7 @@ def deviation_by_id(
     undefined : str
         The sentence in place of a panel without a finite value.
     unit : str
-        Unit of the deviation.
+        Unit of the deviation, empty for a pure number.
     theme : Theme
         Colours.
 
@@ -143,21 +144,22 @@ def deviation_by_id(
     """
     if not fields:
         return _sentence("no field to show", theme)
-    figure = _sheet(WIDTH, 0.4 + 5.0 * math.ceil(len(fields) / COLUMNS), theme)
-    for (name, (ids, *both)), panels in zip(fields.items(), _panels(figure, len(fields), 2, theme), strict=True):
-        for axes, values, state in zip(panels, both, ("raw", "after zero-point"), strict=True):
-            deviation = np.asarray(values, dtype=np.float64)
-            positive = np.where(deviation > 0, deviation, np.nan)
-            shown, above = _points(axes, ids, positive, threshold, theme)
+    values = [tuple(np.asarray(part, dtype=np.float64) for part in (raw, calibrated)) for _, raw, calibrated in fields.values()]
+    positive = [tuple(np.where(part > 0, part, np.nan) for part in both) for both in values]
+    everything = np.concatenate([part for both in positive for part in both])
+    low, high = (10**end for end in _frame(np.log10(everything), math.log10(threshold) if threshold and threshold > 0 else None))
+    figure, panels = _panels(positive, 2.3, f"{label} [{unit}]" if unit else label, theme)
+    for (name, (ids, _, _)), both, drawn, columns in zip(fields.items(), values, positive, panels, strict=True):
+        for axes, deviation, part, state in zip(columns, both, drawn, ("raw", "after zero-point"), strict=True):
+            said = _points(axes, ids, part, (low, high), threshold, unit, theme)
             zero = int(np.count_nonzero(deviation == 0))
-            undrawn = f"; {zero:,} at 0 not drawn" if zero else ""
-            _header(axes, f"{name}, {state}", _counted(shown + zero, above, threshold, unit) + undrawn, theme)
-            if not shown:
+            _header(axes, f"{_field(name)}, {state}", said + (f"; {zero:,} at 0 not drawn" if zero else ""), theme)
+            if not np.isfinite(part).any():
                 _instead(axes, "all at 0" if zero else undefined, theme)
-            _label_left(axes, f"{label} [{unit}]", theme)
             axes.set_yscale("log")
-    _plain_log(figure, theme)
-    figure.supxlabel("Object ID", size=9, color=theme.ink)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
     return figure
 
 
@@ -187,7 +189,7 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
         return _sentence("no star is measured in these bands", theme)
     edges = np.linspace(*_limits(finite), 181)
     figure = _sheet(WIDTH, 5.0, theme)
-    grid = figure.add_gridspec(1, len(bands) + 1, width_ratios=[1.15 * len(bands), *[0.8] * len(bands)], wspace=0.03)
+    grid = figure.add_gridspec(1, len(bands) + 1, width_ratios=[len(bands), *[0.95] * len(bands)], wspace=0.03)
     lines = figure.add_subplot(grid[0])
     _style(lines, theme, "Band", f"Magnitude [{unit}]")
     mesh = _shade_lines(lines, values, edges, theme)
@@ -198,7 +200,9 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
     halo = [withStroke(linewidth=3.2, foreground=theme.paper)]
     lines.plot(range(len(bands)), centre, color=theme.alert, lw=1.6, marker="o", ms=4, path_effects=halo)
     lines.vlines(range(len(bands)), low, high, color=theme.alert, lw=1.6, path_effects=halo)
-    axes = lines
+    outside = int(np.count_nonzero((finite < edges[0]) | (finite > edges[-1])))
+    stars = int(np.isfinite(values).any(axis=1).sum())
+    _header(lines, f"{stars:,} stars", f"{outside:,} magnitudes outside the frame" if outside else "", theme)
     for band, name in enumerate(bands):
         axes = figure.add_subplot(grid[band + 1], sharey=lines)
         _style(axes, theme)
@@ -209,23 +213,19 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
         if column.size:
             axes.axhline(centre[band], color=theme.alert, lw=1.2)
         _header(axes, name, f"{column.size:,}" + (f"\nmedian {centre[band]:.2f}" if column.size else ""), theme)
-    _bar(figure, mesh, axes, "Stars per cell", theme)
+    _bar(figure, mesh, figure.axes, "Stars per cell", theme)
     return figure
 
 
-def colour_colour(
-    x: NDArray[Any], y: NDArray[Any], *, labels: tuple[str, str], unit: str = "mag", theme: Theme = LIGHT
-) -> Figure:
+def colour_colour(x: NDArray[Any], y: NDArray[Any], *, labels: tuple[str, str], theme: Theme = LIGHT) -> Figure:
     """Draw the density of stars over two colours on a logarithmic scale, with both marginal histograms.
 
     Parameters
     ----------
     x, y : ndarray, shape (n,)
-        Colours [``unit``]; a star with a NaN in either is left out.
+        Colours [mag]; a star with a NaN in either is left out.
     labels : tuple of str
-        What the two colours are.
-    unit : str
-        Unit of both.
+        What the two axes are, with the unit, such as ``"J − H [mag]"``.
     theme : Theme
         Colours.
 
@@ -243,7 +243,7 @@ def colour_colour(
     grid = figure.add_gridspec(2, 2, width_ratios=(6, 1), height_ratios=(1, 5), wspace=0.02, hspace=0.02)
     axes = figure.add_subplot(grid[1, 0])
     above, beside = figure.add_subplot(grid[0, 0], sharex=axes), figure.add_subplot(grid[1, 1], sharey=axes)
-    _style(axes, theme, f"{labels[0]} [{unit}]", f"{labels[1]} [{unit}]")
+    _style(axes, theme, *labels)
     mesh = _density(axes, columns, rows, counts.T, theme)
     above.hist(first, bins=columns[::2].tolist(), color=theme.accent, alpha=0.75)
     beside.hist(second, bins=rows[::2].tolist(), color=theme.accent, alpha=0.75, orientation="horizontal")
@@ -254,7 +254,7 @@ def colour_colour(
         margin.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     outside = first.size - int(counts.sum())
     _header(above, f"{first.size:,} stars", f"{outside:,} outside the frame" if outside else "", theme)
-    _bar(figure, mesh, beside, "Stars per cell", theme)
+    _bar(figure, mesh, [axes, beside], "Stars per cell", theme)
     return figure
 
 
@@ -344,14 +344,14 @@ def sky_map(
     scale = Normalize(0, max(float(counts.max()), 1.0))
     leaves = PolyCollection(polygons, array=counts, cmap=_cmap(theme), norm=scale, edgecolors=theme.paper, linewidths=0.4)
     halo = [withStroke(linewidth=2.5, foreground=theme.paper)]
-    borders = LineCollection(list(_borders(polygons, numbers)), colors=theme.ink, linewidths=1.1, capstyle="round")
+    borders = LineCollection(list(_borders(polygons, numbers)), colors=theme.ink, linewidths=1.2, path_effects=halo)
     for collection, height in ((leaves, 2.0), (borders, 3.0)):
         collection.set_zorder(height)
         axes.add_collection(collection, autolim=False)
         collection.set_clip_path(axes.patch if radius <= WIDE_SKY_DEG else axes.patches[0])
     for number, (x, y) in _anchors(polygons, numbers).items():
         axes.text(x, y, number, size=8.5, weight="bold", color=theme.ink, ha="center", va="center", path_effects=halo, zorder=4)
-    _bar(figure, leaves, axes, "Rows per leaf", theme, shrink=0.8)
+    _bar(figure, leaves, [axes], "Rows per leaf", theme)
     return figure
 
 
@@ -387,26 +387,35 @@ def _style(axes: Axes, theme: Theme, xlabel: str = "", ylabel: str = "") -> None
     axes.set_ylabel(ylabel, size=9, color=theme.ink)
 
 
-def _panels(figure: Figure, fields: int, each: int, theme: Theme) -> list[list[Axes]]:
-    """Return ``each`` styled axes, one below the other, for every field; all share the vertical scale."""
-    columns = min(fields, COLUMNS)
-    grid = figure.subplots(math.ceil(fields / columns) * each, columns, sharey=True, squeeze=False)
-    for axes in grid.flat:
-        _style(axes, theme)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.xaxis.set_major_formatter(ScalarFormatter(useMathText=True))
-        axes.xaxis.get_offset_text().set(size=7.5, color=theme.muted)
-    for axes in grid[-each:, fields - columns * (math.ceil(fields / columns) - 1) :].flat:
-        axes.set_axis_off()
-    starts = [(field // columns * each, field % columns) for field in range(fields)]
-    return [[grid[row + below, column] for below in range(each)] for row, column in starts]
+def _panels(fields: Sequence[tuple[Floats, ...]], height: float, label: str, theme: Theme) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure and, for every field, styled axes one below the other for its arrays; a row without a value is low.
+
+    All panels share the vertical scale, and the leftmost in a row that has a finite value bears it.
+    """
+    columns, each = math.ceil(len(fields) / math.ceil(len(fields) / COLUMNS)), len(fields[0])
+    blocks = [fields[start : start + columns] for start in range(0, len(fields), columns)]
+    filled = [[bool(np.isfinite(field[part]).any()) for field in block] for block in blocks for part in range(each)]
+    ratios = [1.0 if any(row) else 0.3 for row in filled]
+    figure = _sheet(WIDTH, 0.4 + sum(0.55 + height * ratio for ratio in ratios), theme)
+    grid = figure.subplots(len(filled), columns, sharey=True, squeeze=False, height_ratios=ratios)
+    for row, full in zip(grid, filled, strict=True):
+        for axes in row:
+            _style(axes, theme)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.xaxis.get_offset_text().set(size=7.5, color=theme.muted)
+        for axes in row[len(full) :]:
+            axes.set_axis_off()
+        if any(full):
+            row[full.index(True)].tick_params(labelleft=True)
+            row[full.index(True)].set_ylabel(label, size=9, color=theme.ink)
+    figure.supxlabel("Object ID", size=9, color=theme.ink)
+    places = [divmod(number, columns) for number in range(len(fields))]
+    return figure, [[grid[block * each + part, column] for part in range(each)] for block, column in places]
 
 
-def _label_left(axes: Axes, text: str, theme: Theme) -> None:
-    """Label the vertical axis where it stands leftmost."""
-    place = axes.get_subplotspec()
-    if place is not None and place.is_first_col():
-        axes.set_ylabel(text, size=9, color=theme.ink)
+def _field(name: str) -> str:
+    """Return a field's name, a bare number with the word."""
+    return f"Field {name}" if name.isdigit() else name
 
 
 def _header(axes: Axes, name: str, counts: str, theme: Theme) -> None:
@@ -418,40 +427,54 @@ def _header(axes: Axes, name: str, counts: str, theme: Theme) -> None:
     head.set(color=theme.ink, weight="bold")
 
 
-def _points(axes: Axes, ids: NDArray[Any], values: NDArray[Any], threshold: float | None, theme: Theme) -> tuple[int, int]:
-    """Draw the finite points, those above the threshold marked; return how many are drawn and how many are marked."""
-    heights = np.asarray(values, dtype=np.float64)
+def _points(
+    axes: Axes,
+    ids: NDArray[Any],
+    heights: Floats,
+    frame: tuple[float, float],
+    threshold: float | None,
+    unit: str,
+    theme: Theme,
+) -> str:
+    """Draw the finite points, mark those above the threshold, and put those beyond the frame on its edge; say how many."""
     finite = np.isfinite(heights)
     above = finite & (heights > (np.inf if threshold is None else threshold))
-    plain = finite & ~above
-    axes.scatter(ids[plain], heights[plain], s=2.5, color=theme.accent, alpha=0.45, linewidths=0, rasterized=True)
-    axes.scatter(ids[above], heights[above], s=9, color=theme.alert, alpha=0.9, linewidths=0, marker="D", rasterized=True)
-    if threshold is not None and finite.any():
+    outside = finite & ((heights < frame[0]) | (heights > frame[1]))
+    for mine, size, colour, alpha, shape in ((finite & ~above, 3, theme.accent, 0.45, "o"), (above, 9, theme.alert, 0.9, "D")):
+        near, far = mine & ~outside, mine & outside
+        axes.scatter(ids[near], heights[near], size, colour, marker=shape, alpha=alpha, linewidths=0, rasterized=True)
+        axes.scatter(ids[far], np.clip(heights[far], *frame), 14, colour, marker="s", clip_on=False, zorder=4, linewidths=0)
+    axes.set_ylim(frame)
+    shown, marked, beyond = (int(np.count_nonzero(mask)) for mask in (finite, above, outside))
+    if threshold is None or not shown:
+        said = f"{shown:,} objects"
+    else:
         axes.axhline(threshold, color=theme.ink, lw=0.9, ls=(0, (4, 3)))
-    return int(np.count_nonzero(finite)), int(np.count_nonzero(above))
-
-
-def _counted(shown: int, above: int, threshold: float | None, unit: str) -> str:
-    """Say how many of the objects are above the threshold."""
-    if not shown:
-        return ""
-    return f"{shown:,} objects" if threshold is None else f"{above:,} of {shown:,} above {threshold:g} {unit}"
+        said = f"{marked:,} of {shown:,} above {threshold:g} {unit}".rstrip()
+    return said + (f"; {beyond:,} outside" if beyond else "")
 
 
 def _share(name: str, rows: int, read: int) -> str:
-    """Say a part of the rows in numbers and per cent."""
-    return f"{name} {rows:,}" + (f" ({100 * rows / read:.3g} %)" if read > 0 else "")
+    """Say a part of the rows in numbers and per cent, which is 0 or 100 only if it is."""
+    percent = 100 * rows / read if read > 0 else math.nan
+    if 0 < percent < 0.01:
+        return f"{name} {rows:,} (< 0.01 %)"
+    if 99.99 < percent < 100:
+        return f"{name} {rows:,} (> 99.99 %)"
+    return f"{name} {rows:,}" + (f" ({round(percent, 2):g} %)" if read > 0 else "")
 
 
-def _plain_log(figure: Figure, theme: Theme) -> None:
-    """Write the ticks of the logarithmic scale that all panels share as plain numbers, and few of them."""
-    low, high = figure.axes[0].get_ylim()
-    subs = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
-    for axes in figure.axes:
-        axes.yaxis.set_major_locator(LogLocator(subs=subs))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.tick_params(colors=theme.muted)
+def _frame(values: Floats, threshold: float | None) -> tuple[float, float]:
+    """Return a range that shows the finite values and the threshold, but no value very far from all the others."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = np.percentile(finite, (0.1, 99.9))
+    low, high = max(low - 0.3 * (high - low), finite.min()), min(high + 0.3 * (high - low), finite.max())
+    if threshold is not None:
+        low, high = min(low, threshold), max(high, threshold)
+    margin = 0.04 * (high - low) or 0.5
+    return float(low - margin), float(high + margin)
 
 
 def _limits(values: Floats) -> tuple[float, float]:
@@ -490,9 +513,9 @@ def _shade_lines(axes: Axes, values: Floats, edges: Floats, theme: Theme) -> Any
     return _density(axes, columns, edges, counts, theme)
 
 
-def _bar(figure: Figure, mesh: Any, axes: Axes, label: str, theme: Theme, *, shrink: float = 1.0) -> None:
-    """Add a slim colour bar beside axes."""
-    bar = figure.colorbar(mesh, ax=axes, shrink=shrink, aspect=32, pad=0.03)
+def _bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, theme: Theme) -> None:
+    """Add a slim colour bar on the right of axes."""
+    bar = figure.colorbar(mesh, ax=axes, aspect=36, pad=0.02, fraction=0.06)
     bar.outline.set_visible(False)
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -582,7 +605,7 @@ def _polar_lines(axes: Axes, low: Floats, high: Floats, centre_ra: float, centre
         curve = _gnomonic(np.full(400, ra), (distance - 90) if south else (90 - distance), centre_ra, centre_dec)
         curves.append(curve)
         inside = np.flatnonzero(((curve > low + 0.03 * (high - low)) & (curve < high - 0.03 * (high - low))).all(axis=1))
-        if inside.size:
+        if inside.size and np.hypot(*(curve[inside[-1]] - curve[0])) > 0.2 * np.min(high - low):
             _place(axes, curve[inside[-1]], f"{ra:.0f}", theme)
     around = np.linspace(0, 360, 361)
     for radius in circles[circles > 0]:
@@ -683,7 +706,7 @@ def _round_values(low: float, high: float, step: float | None = None, *, about: 
 
 def _degrees(value: float, step: float) -> str:
     """Write degrees with the decimals that a step needs."""
-    return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+    return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}".replace("-", "−")
 
 
 def _place(axes: Axes, at: Floats, text: str, theme: Theme) -> None:

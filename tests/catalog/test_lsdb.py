@@ -1,0 +1,54 @@
+"""The field's own client opens what we write, and agrees."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+
+from scalable.catalog.collection import Collection
+from scalable.catalog.search import cone_search, id_search
+
+# Warnings inside these packages are theirs to mend.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("member", ["objects", "detections"])
+def test_lsdb_opens_a_member_and_its_searches_agree_with_ours(vvv: Collection, member: str) -> None:
+    lsdb = pytest.importorskip("lsdb", reason="the extra `hats` is not installed")
+    theirs, ours = lsdb.open_catalog(str(vvv.path / member)), getattr(vvv, member)
+    cone = {"radius_arcsec": 900.0}
+    ids = [5, 170_005, 309_999]
+    with dask.config.set(scheduler="threads"):
+        assert len(theirs) == len(theirs.compute()) == ours.rows
+        found = theirs.cone_search(ra=269.6, dec=-30.3, **cone).compute()
+        mine = cone_search(ours, ra_deg=269.6, dec_deg=-30.3, **cone).compute()
+        assert len(found) == mine.num_rows > 1000
+        assert np.array_equal(np.sort(found["object_id"].to_numpy()), np.sort(mine["object_id"].to_numpy()))
+        found = theirs.id_search(values={"object_id": ids}).compute()
+        mine = id_search(ours, ids).compute()
+        assert sorted(found["object_id"]) == sorted(mine["object_id"].to_pylist())
+        assert set(found["object_id"]) == set(ids)
+
+
+@pytest.mark.parametrize("member", ["objects", "detections"])
+def test_hats_strict_validation_passes(vvv: Collection, member: str, caplog: pytest.LogCaptureFixture) -> None:
+    validation = pytest.importorskip("hats.io.validation", reason="the extra `hats` is not installed")
+    assert validation.is_valid_collection(vvv.path / member, strict=True)
+    assert validation.is_valid_catalog(vvv.path / member / member, strict=True)
+    assert not [record for record in caplog.records if "differ" in record.message or "not exist" in record.message]
+
+
+def test_astropy_reads_units_and_descriptions_from_the_common_metadata(vvv: Collection) -> None:
+    table = pytest.importorskip("astropy.table")
+    path: Path = vvv.path / "detections" / "detections" / "dataset" / "_common_metadata"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = table.Table.read(path, format="parquet.votable")
+    units = {name: str(found[name].unit) for name in ("Mag1", "Ra", "object_ra", "Flux1", "X", "mjd")}
+    assert units == {"Mag1": "mag", "Ra": "rad", "object_ra": "deg", "Flux1": "adu", "X": "pix", "mjd": "d"}
+    assert found["Mag1"].description == "Magnitude in aperture 1"
+    assert len(found) == 0
