@@ -17,7 +17,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 import scalable
 from scalable.errors import ColumnError, QueryError, ScalableError, SurveyError, nearest
@@ -29,6 +29,7 @@ _LAZY = {
     "make_sky": "scalable.synthetic.sky",
     "write_tables": "scalable.synthetic.tables",
     "write_table": "scalable.io.export",
+    "input_bytes": "scalable.catalog.ingest",
     "model_at": "scalable.survey",
     "field_names": "scalable.survey",
     "set": "dask.config",
@@ -43,8 +44,15 @@ def _lazy(name: str) -> Any:
 console = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
+SMALL_BYTES = 512 << 20
+"""With less input than this, starting worker processes takes longer than the work: it is done in threads."""
+
 scheduler_options = [
-    click.option("--scheduler", metavar="ADDR", help="threads, processes, or the address of a Dask scheduler (tcp://host:port)."),
+    click.option(
+        "--scheduler",
+        metavar="ADDR",
+        help="threads, processes, or the address of a Dask scheduler (tcp://host:port); by default threads for small input, else a local cluster.",
+    ),
     click.option("--workers", type=click.IntRange(1), help="Worker processes of the local cluster."),
 ]
 
@@ -169,6 +177,8 @@ def run(
 
 def _run(survey: Path, into: Path, only: str | None, scheduler: str | None, workers: int | None, *, as_json: bool) -> None:
     described = scalable.open_survey(survey)
+    if scheduler is None and workers is None and _lazy("input_bytes")(described) < SMALL_BYTES:
+        scheduler = "threads"
     with _connected(scheduler, workers), _display() as tell:
         report = scalable.run(described, into=into, only=only, progress=tell)
     for finding in report.findings:
@@ -196,7 +206,7 @@ def _summary(report: Any) -> None:
     if report.skipped:
         out.print(f"there already: {', '.join(report.skipped)}", style="dim")
     if report.products:
-        table = Table("product", "rows", "MB", "path")
+        table = Table("product", Column("rows", justify="right"), Column("MB", justify="right"), Column("path", overflow="fold"))
         for product in report.products:
             rows = "" if product.rows is None else f"{product.rows:,}"
             table.add_row(product.name, rows, f"{product.size_bytes / 1e6:,.1f}", str(product.path))
@@ -298,3 +308,7 @@ def _display() -> Iterator[Callable[[str, int, int, int], None]]:
 
     with bars if console.is_terminal else nullcontext():
         yield tell
+
+
+if __name__ == "__main__":
+    main()

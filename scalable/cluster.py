@@ -84,15 +84,14 @@ def run_tasks(
     client = current_client()
     if client is None:
         return _run_here(task, items, shared, on_done)
-    arguments = [client.scatter(value, broadcast=True) for value in shared]
+    # Hashed by content, as is the default, two batches would share a key, and releasing the first would lose the second's.
+    arguments = [client.scatter(value, broadcast=True, hash=False) for value in shared]
     futures = [client.submit(task, item, *arguments, pure=False) for item in items]
-    position = {future.key: index for index, future in enumerate(futures)}
-    results: list[Any] = [None] * len(items)
-    for future, result in as_completed(futures, with_results=True):
-        results[position[future.key]] = result
+    for future in as_completed(futures):
+        result = future.result()
         if on_done:
             on_done(result)
-    return results
+    return list(client.gather(futures))
 
 
 def _run_here(

@@ -113,6 +113,12 @@ def find_inputs(survey: Survey) -> Inputs:
     return Inputs(observations, found, hashlib.sha256("\n".join(state).encode()).hexdigest())
 
 
+def input_bytes(survey: Survey) -> int:
+    """Return the size of all catalogue files that are there."""
+    paths = [Path(source.path) for source in find_inputs(survey).sources]
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
 def reference_schema(survey: Survey, candidates: Sequence[Source]) -> Schema:
     """Return the columns that detections will have, from the first file that has every declared column."""
     reader = reader_for(survey.files.format)

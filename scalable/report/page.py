@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
 from scalable.io.atomic import write_text
-from scalable.report.plots import DARK, LIGHT, Theme
+from scalable.report.style import DARK, LIGHT, Theme
 
 DPI = 110
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

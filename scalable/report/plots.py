@@ -8,67 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse, Patch
-from matplotlib.path import Path as Outline
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from scalable.report.style import LIGHT, WIDTH, Theme, colour_bar, colour_map, note, sentence, sheet, style_axes
+
 Floats = NDArray[np.float64]
 
-WIDTH = 10.0
-"""Width of a figure [inch]."""
 COLUMNS = 3
 """Most fields side by side; more fields go on below."""
-WIDE_SKY_DEG = 30.0
-"""A footprint of a larger radius is drawn as a Mollweide map, a smaller one on the tangent plane [deg]."""
-NUMBERED = 60
-"""With more partitions than these a map shows their borders only."""
-
-
-@dataclass(frozen=True)
-class Theme:
-    """The colours of a page and its figures; ``cmap`` runs from few to many."""
-
-    name: str
-    paper: str
-    ink: str
-    muted: str
-    faint: str
-    accent: str
-    alert: str
-    cmap: tuple[str, ...]
-
-
-LIGHT = Theme(
-    name="light",
-    paper="#ffffff",
-    ink="#1c2127",
-    muted="#5a6470",
-    faint="#dde1e6",
-    accent="#3a78ad",
-    alert="#c2410c",
-    cmap=("#cfe0ee", "#7fb0d6", "#3a78ad", "#1f4a80", "#101f47"),
-)
-DARK = Theme(
-    name="dark",
-    paper="#15181c",
-    ink="#e7e9ec",
-    muted="#9ba5b0",
-    faint="#343b44",
-    accent="#5fa3d6",
-    alert="#f5a742",
-    cmap=("#22405c", "#2f6f9f", "#5fa3d6", "#a9d3ef", "#f4fbff"),
-)
 
 
 def colour_by_id(
@@ -101,14 +57,14 @@ def colour_by_id(
     Figure
     """
     if not fields:
-        return _sentence("no field to show", theme)
+        return sentence("no field to show", theme)
     values = [(np.asarray(colour, dtype=np.float64),) for _, colour in fields.values()]
     frame = _frame(np.concatenate([colour for (colour,) in values]), threshold)
     figure, panels = _panels(values, 3.0, f"{label} [{unit}]" if unit else label, theme)
     for (name, (ids, _)), (colour,), (axes,) in zip(fields.items(), values, panels, strict=True):
         _header(axes, _field(name), _points(axes, ids, colour, frame, threshold, unit, theme), theme)
         if not np.isfinite(colour).any():
-            _instead(axes, "no finite value", theme)
+            note(axes, "no finite value", theme)
     return figure
 
 
@@ -143,7 +99,7 @@ def deviation_by_id(
     Figure
     """
     if not fields:
-        return _sentence("no field to show", theme)
+        return sentence("no field to show", theme)
     values = [tuple(np.asarray(part, dtype=np.float64) for part in (raw, calibrated)) for _, raw, calibrated in fields.values()]
     positive = [tuple(np.where(part > 0, part, np.nan) for part in both) for both in values]
     everything = np.concatenate([part for both in positive for part in both])
@@ -155,7 +111,7 @@ def deviation_by_id(
             zero = int(np.count_nonzero(deviation == 0))
             _header(axes, f"{_field(name)}, {state}", said + (f"; {zero:,} at 0 not drawn" if zero else ""), theme)
             if not np.isfinite(part).any():
-                _instead(axes, "all at 0" if zero else undefined, theme)
+                note(axes, "all at 0" if zero else undefined, theme)
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -186,12 +142,12 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
     values = np.where(np.isfinite(magnitudes), magnitudes, np.nan).astype(np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
-        return _sentence("no star is measured in these bands", theme)
+        return sentence("no star is measured in these bands", theme)
     edges = np.linspace(*_limits(finite), 181)
-    figure = _sheet(WIDTH, 5.0, theme)
+    figure = sheet(WIDTH, 5.0, theme)
     grid = figure.add_gridspec(1, len(bands) + 1, width_ratios=[len(bands), *[0.95] * len(bands)], wspace=0.03)
     lines = figure.add_subplot(grid[0])
-    _style(lines, theme, "Band", f"Magnitude [{unit}]")
+    style_axes(lines, theme, "Band", f"Magnitude [{unit}]")
     mesh = _shade_lines(lines, values, edges, theme)
     lines.set_xticks(range(len(bands)), bands)
     lines.set_ylim(edges[-1], edges[0])
@@ -205,7 +161,7 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
     _header(lines, f"{stars:,} stars", f"{outside:,} magnitudes outside the frame" if outside else "", theme)
     for band, name in enumerate(bands):
         axes = figure.add_subplot(grid[band + 1], sharey=lines)
-        _style(axes, theme)
+        style_axes(axes, theme)
         axes.tick_params(labelleft=False, labelbottom=False, bottom=False)
         axes.spines["bottom"].set_visible(False)
         column = values[:, band][np.isfinite(values[:, band])]
@@ -213,7 +169,7 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
         if column.size:
             axes.axhline(centre[band], color=theme.alert, lw=1.2)
         _header(axes, name, f"{column.size:,}" + (f"\nmedian {centre[band]:.2f}" if column.size else ""), theme)
-    _bar(figure, mesh, figure.axes, "Stars per cell", theme)
+    colour_bar(figure, mesh, figure.axes, "Stars per cell", theme)
     return figure
 
 
@@ -236,25 +192,25 @@ def colour_colour(x: NDArray[Any], y: NDArray[Any], *, labels: tuple[str, str], 
     known = np.isfinite(x) & np.isfinite(y)
     first, second = np.asarray(x, np.float64)[known], np.asarray(y, np.float64)[known]
     if not first.size:
-        return _sentence("no star has both colours", theme)
+        return sentence("no star has both colours", theme)
     columns, rows = np.linspace(*_limits(first), 161), np.linspace(*_limits(second), 121)
     counts, _, _ = np.histogram2d(first, second, bins=(columns, rows))
-    figure = _sheet(WIDTH, 6.2, theme)
+    figure = sheet(WIDTH, 6.2, theme)
     grid = figure.add_gridspec(2, 2, width_ratios=(6, 1), height_ratios=(1, 5), wspace=0.02, hspace=0.02)
     axes = figure.add_subplot(grid[1, 0])
     above, beside = figure.add_subplot(grid[0, 0], sharex=axes), figure.add_subplot(grid[1, 1], sharey=axes)
-    _style(axes, theme, *labels)
+    style_axes(axes, theme, *labels)
     mesh = _density(axes, columns, rows, counts.T, theme)
     above.hist(first, bins=columns[::2].tolist(), color=theme.accent, alpha=0.75)
     beside.hist(second, bins=rows[::2].tolist(), color=theme.accent, alpha=0.75, orientation="horizontal")
     for margin, hidden in ((above, "left"), (beside, "bottom")):
-        _style(margin, theme)
+        style_axes(margin, theme)
         margin.grid(visible=False)
         margin.spines[hidden].set_visible(False)
         margin.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     outside = first.size - int(counts.sum())
     _header(above, f"{first.size:,} stars", f"{outside:,} outside the frame" if outside else "", theme)
-    _bar(figure, mesh, [axes, beside], "Stars per cell", theme)
+    colour_bar(figure, mesh, [axes, beside], "Stars per cell", theme)
     return figure
 
 
@@ -276,7 +232,7 @@ def accounting(read: int, stored: int, rejected: int, quarantined_files: int, fi
     -------
     Figure
     """
-    figure = _sheet(WIDTH, 1.15, theme)
+    figure = sheet(WIDTH, 1.15, theme)
     axes = figure.add_subplot()
     axes.set_axis_off()
     parts = [("stored", stored, theme.accent, None), ("rejected", rejected, theme.alert, "////")]
@@ -306,87 +262,6 @@ def accounting(read: int, stored: int, rejected: int, quarantined_files: int, fi
     return figure
 
 
-def sky_map(
-    outlines: Sequence[tuple[Floats, Floats]], rows: Sequence[int], partition: Sequence[int], *, theme: Theme = LIGHT
-) -> Figure:
-    """Draw leaves on the sky shaded by their rows, with borders and numbers of the partitions; right ascension grows leftwards.
-
-    A footprint up to 30 deg around its centre is drawn on the tangent plane there, a larger one as a Mollweide map. Neither
-    minds right ascension 0 or a pole.
-
-    Parameters
-    ----------
-    outlines : sequence of (ra_deg, dec_deg)
-        Outline of each leaf [deg], two arrays of shape (k,).
-    rows : sequence of int
-        Rows of each leaf.
-    partition : sequence of int
-        Partition of each leaf.
-    theme : Theme
-        Colours.
-
-    Returns
-    -------
-    Figure
-    """
-    if not outlines:
-        return _sentence("no leaf to show", theme)
-    ra = np.concatenate([leaf[0] for leaf in outlines])
-    centre_ra, centre_dec, radius = _centre(ra, np.concatenate([leaf[1] for leaf in outlines]))
-    if radius <= WIDE_SKY_DEG:
-        polygons = [_gnomonic(leaf[0], leaf[1], centre_ra, centre_dec) for leaf in outlines]
-        leaf_of = np.arange(len(outlines))
-        figure, axes = _plane(np.concatenate(polygons), centre_ra, centre_dec, theme)
-    else:
-        polygons, leaf_of = _both_sides(outlines, centre_ra)
-        figure, axes = _whole_sky(centre_ra, theme)
-    numbers, counts = np.asarray(partition)[leaf_of], np.asarray(rows, dtype=np.float64)[leaf_of]
-    scale = Normalize(0, max(float(counts.max()), 1.0))
-    leaves = PolyCollection(polygons, array=counts, cmap=_cmap(theme), norm=scale, edgecolors=theme.paper, linewidths=0.4)
-    halo = [withStroke(linewidth=2.5, foreground=theme.paper)]
-    borders = LineCollection(list(_borders(polygons, numbers)), colors=theme.ink, linewidths=1.2, path_effects=halo)
-    for collection, height in ((leaves, 2.0), (borders, 3.0)):
-        collection.set_zorder(height)
-        axes.add_collection(collection, autolim=False)
-        collection.set_clip_path(axes.patch if radius <= WIDE_SKY_DEG else axes.patches[0])
-    for number, (x, y) in _anchors(polygons, numbers).items():
-        axes.text(x, y, number, size=8.5, weight="bold", color=theme.ink, ha="center", va="center", path_effects=halo, zorder=4)
-    _bar(figure, leaves, [axes], "Rows per leaf", theme)
-    return figure
-
-
-def _sheet(width: float, height: float, theme: Theme) -> Figure:
-    """Return an empty figure [inch] on the theme's paper that no global state knows of."""
-    figure = Figure(figsize=(width, height), facecolor=theme.paper, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _sentence(text: str, theme: Theme) -> Figure:
-    """Return a slim figure that says why there is nothing to see."""
-    figure = _sheet(WIDTH, 1.0, theme)
-    _instead(figure.add_subplot(), text, theme)
-    return figure
-
-
-def _instead(axes: Axes, text: str, theme: Theme) -> None:
-    """Write a sentence in place of an empty frame."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, size=9.5, style="italic", color=theme.muted, ha="center", va="center")
-
-
-def _style(axes: Axes, theme: Theme, xlabel: str = "", ylabel: str = "") -> None:
-    """Give axes the theme's colours, a faint grid and no box."""
-    axes.set_facecolor(theme.paper)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set(color=theme.muted, linewidth=0.7)
-    axes.grid(color=theme.faint, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", color=theme.muted, labelcolor=theme.muted, labelsize=8, width=0.7)
-    axes.set_xlabel(xlabel, size=9, color=theme.ink)
-    axes.set_ylabel(ylabel, size=9, color=theme.ink)
-
-
 def _panels(fields: Sequence[tuple[Floats, ...]], height: float, label: str, theme: Theme) -> tuple[Figure, list[list[Axes]]]:
     """Return a figure and, for every field, styled axes one below the other for its arrays; a row without a value is low.
 
@@ -396,12 +271,12 @@ def _panels(fields: Sequence[tuple[Floats, ...]], height: float, label: str, the
     blocks = [fields[start : start + columns] for start in range(0, len(fields), columns)]
     filled = [[bool(np.isfinite(field[part]).any()) for field in block] for block in blocks for part in range(each)]
     ratios = [1.0 if any(row) else 0.3 for row in filled]
-    figure = _sheet(WIDTH, 0.4 + sum(0.55 + height * ratio for ratio in ratios), theme)
+    figure = sheet(WIDTH, 0.4 + sum(0.55 + height * ratio for ratio in ratios), theme)
     grid = figure.subplots(len(filled), columns, sharey=True, squeeze=False, height_ratios=ratios)
     for row, full in zip(grid, filled, strict=True):
         for axes in row:
-            _style(axes, theme)
-            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            style_axes(axes, theme)
+            axes.xaxis.set_major_locator(MaxNLocator(5 - min(columns, 2), integer=True))
             axes.xaxis.get_offset_text().set(size=7.5, color=theme.muted)
         for axes in row[len(full) :]:
             axes.set_axis_off()
@@ -490,15 +365,10 @@ def _quantiles(column: Floats) -> Floats:
     return np.percentile(finite, (16, 50, 84)) if finite.size else np.full(3, np.nan)
 
 
-def _cmap(theme: Theme) -> Any:
-    """Return the theme's colour map, from few to many."""
-    return LinearSegmentedColormap.from_list(theme.name, theme.cmap)
-
-
 def _density(axes: Axes, columns: Floats, rows: Floats, counts: Floats, theme: Theme) -> Any:
     """Shade cells by the logarithm of their counts, shape (rows, columns); empty cells stay paper."""
     norm = LogNorm(1, max(2.0, float(counts.max())))
-    return axes.pcolormesh(columns, rows, np.ma.masked_equal(counts, 0), cmap=_cmap(theme), norm=norm, rasterized=True)
+    return axes.pcolormesh(columns, rows, np.ma.masked_equal(counts, 0), cmap=colour_map(theme), norm=norm, rasterized=True)
 
 
 def _shade_lines(axes: Axes, values: Floats, edges: Floats, theme: Theme) -> Any:
@@ -511,210 +381,3 @@ def _shade_lines(axes: Axes, values: Floats, edges: Floats, theme: Theme) -> Any
         heights = values[:, left] + (position - left) * (values[:, right] - values[:, left])
         counts[:, column] = np.histogram(heights[np.isfinite(heights)], edges)[0]
     return _density(axes, columns, edges, counts, theme)
-
-
-def _bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, theme: Theme) -> None:
-    """Add a slim colour bar on the right of axes."""
-    bar = figure.colorbar(mesh, ax=axes, aspect=36, pad=0.02, fraction=0.06)
-    bar.outline.set_visible(False)
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    bar.ax.tick_params(color=theme.muted, labelcolor=theme.muted, labelsize=8, width=0.7)
-    bar.set_label(label, size=9, color=theme.ink)
-
-
-def _centre(ra_deg: Floats, dec_deg: Floats) -> tuple[float, float, float]:
-    """Return right ascension and declination of the mean direction, and the farthest point's distance from it [deg]."""
-    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
-    vectors = np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
-    mean = vectors.mean(axis=0)
-    length = float(np.linalg.norm(mean))
-    if length < 1e-6:
-        return 0.0, 0.0, 180.0
-    mean /= length
-    radius = math.degrees(math.acos(float(np.clip((vectors @ mean).min(), -1, 1))))
-    return math.degrees(math.atan2(mean[1], mean[0])) % 360, math.degrees(math.asin(float(np.clip(mean[2], -1, 1)))), radius
-
-
-def _gnomonic(ra_deg: Floats, dec_deg: Floats, centre_ra: float, centre_dec: float) -> Floats:
-    """Project onto the tangent plane [deg], shape (n, 2), x eastwards; NaN beyond 85 deg from the centre."""
-    ra, dec, at = np.radians(ra_deg - centre_ra), np.radians(dec_deg), math.radians(centre_dec)
-    depth = math.sin(at) * np.sin(dec) + math.cos(at) * np.cos(dec) * np.cos(ra)
-    depth = np.where(depth > math.cos(math.radians(85)), depth, np.nan)
-    north = math.cos(at) * np.sin(dec) - math.sin(at) * np.cos(dec) * np.cos(ra)
-    return np.degrees(np.column_stack([np.cos(dec) * np.sin(ra) / depth, north / depth]))
-
-
-def _from_plane(x: Floats, y: Floats, centre_dec: float) -> tuple[Floats, Floats]:
-    """Return right ascension from the centre's, in [-180, 180], and declination [deg] of points on the tangent plane [deg]."""
-    east, north, at = np.radians(x), np.radians(y), math.radians(centre_dec)
-    ra = np.arctan2(east, math.cos(at) - north * math.sin(at))
-    dec = np.arctan2(math.sin(at) + north * math.cos(at), np.hypot(east, math.cos(at) - north * math.sin(at)))
-    return np.degrees(ra), np.degrees(dec)
-
-
-def _plane(points: Floats, centre_ra: float, centre_dec: float, theme: Theme) -> tuple[Figure, Axes]:
-    """Return axes on the tangent plane around ``points``, with lines of right ascension and declination."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
-    ratio = float((high[0] - low[0]) / (high[1] - low[1]))
-    height = float(np.clip((WIDTH - 2) / ratio, 2.5, 6.0))
-    figure = _sheet(float(np.clip(height * ratio + 2, 5.5, WIDTH)), height + 0.6, theme)
-    axes = figure.add_subplot()
-    _style(axes, theme, "Right ascension [deg]", "Declination [deg]")
-    axes.grid(visible=False)
-    axes.set(aspect="equal", xlim=(high[0], low[0]), ylim=(low[1], high[1]))
-    pole = math.copysign(math.degrees(math.tan(math.radians(90 - abs(centre_dec)))), centre_dec)
-    if low[1] < pole < high[1]:
-        _polar_lines(axes, low, high, centre_ra, centre_dec, theme)
-    else:
-        _lines(axes, low, high, centre_ra, centre_dec, theme)
-    return figure, axes
-
-
-def _lines(axes: Axes, low: Floats, high: Floats, centre_ra: float, centre_dec: float, theme: Theme) -> None:
-    """Draw meridians and parallels in a frame without a pole; number them below and on the left."""
-    along, up = np.linspace(low[0], high[0], 201), np.linspace(low[1], high[1], 201)
-    below, _ = _from_plane(along, np.full(201, low[1]), centre_dec)
-    above, _ = _from_plane(along, np.full(201, high[1]), centre_dec)
-    _, left = _from_plane(np.full(201, high[0]), up, centre_dec)
-    _, middle = _from_plane(np.zeros(201), up, centre_dec)
-    ras, step = _round_values(centre_ra + below[0], centre_ra + below[-1])
-    decs, dec_step = _round_values(left[0], left[-1])
-    axes.set_xticks(np.interp(ras - centre_ra, below, along), [_degrees(ra % 360, step) for ra in ras])
-    axes.set_yticks(np.interp(decs, left, up), [_degrees(dec, dec_step) for dec in decs])
-    edge = min(below[0], above[0]), max(below[-1], above[-1])
-    every_ra, _ = _round_values(centre_ra + edge[0], centre_ra + edge[1], step)
-    lowest, highest = min(left[0], middle[0]), max(left[-1], middle[-1])
-    every_dec, _ = _round_values(lowest, highest, dec_step)
-    curves = [_gnomonic(np.full(101, ra), np.linspace(lowest, highest, 101), centre_ra, centre_dec) for ra in every_ra]
-    curves += [_gnomonic(centre_ra + np.linspace(*edge, 101), np.full(101, dec), centre_ra, centre_dec) for dec in every_dec]
-    _draw_lines(axes, curves, theme)
-
-
-def _polar_lines(axes: Axes, low: Floats, high: Floats, centre_ra: float, centre_dec: float, theme: Theme) -> None:
-    """Draw meridians and parallels in a frame that holds a pole; number meridians where they leave it, parallels on the way."""
-    axes.set(xticks=[], yticks=[], xlabel="Right ascension around the pole, declination on the circles [deg]", ylabel="")
-    axes.spines[["top", "right"]].set(visible=True, color=theme.muted, linewidth=0.7)
-    south = centre_dec < 0
-    farthest = float(np.hypot(*np.maximum(np.abs(low), np.abs(high)))) + 90 - abs(centre_dec)
-    distance = np.linspace(0, min(farthest, 80.0), 400)
-    circles, step = _round_values(0.0, float(np.min(high - low)) / 2, about=3)
-    curves = []
-    for ra in np.arange(0.0, 360.0, 30.0):
-        curve = _gnomonic(np.full(400, ra), (distance - 90) if south else (90 - distance), centre_ra, centre_dec)
-        curves.append(curve)
-        inside = np.flatnonzero(((curve > low + 0.03 * (high - low)) & (curve < high - 0.03 * (high - low))).all(axis=1))
-        if inside.size and np.hypot(*(curve[inside[-1]] - curve[0])) > 0.2 * np.min(high - low):
-            _place(axes, curve[inside[-1]], f"{ra:.0f}", theme)
-    around = np.linspace(0, 360, 361)
-    for radius in circles[circles > 0]:
-        dec = radius - 90 if south else 90 - radius
-        curves.append(_gnomonic(around, np.full(361, dec), centre_ra, centre_dec))
-        spot = _gnomonic(np.array([centre_ra + 195.0 // 30 * 30 + 15]), np.array([dec]), centre_ra, centre_dec)[0]
-        if (spot > low).all() and (spot < high).all():
-            _place(axes, spot, _degrees(dec, step), theme)
-    _draw_lines(axes, curves, theme)
-
-
-def _whole_sky(centre_ra: float, theme: Theme) -> tuple[Figure, Axes]:
-    """Return axes of a Mollweide map around a right ascension; its frame is the first patch."""
-    figure = _sheet(WIDTH, 4.9, theme)
-    axes = figure.add_subplot()
-    _style(axes, theme, "Right ascension on the equator, declination at the edge [deg]")
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    axes.set(aspect="equal", xlim=(188, -188), ylim=(-94, 94), xticks=[], yticks=[])
-    frame = Ellipse((0, 0), 360, 180, facecolor="none", edgecolor=theme.muted, linewidth=0.8, zorder=3.5)
-    axes.add_patch(frame)
-    side, tall = np.linspace(-180, 180, 181), np.linspace(-90, 90, 181)
-    curves = [_mollweide(np.full(181, ra), tall) for ra in np.arange(-150.0, 151.0, 30.0)]
-    for dec in np.arange(-60.0, 61.0, 30.0):
-        curves.append(_mollweide(side, np.full(181, dec)))
-        _place(axes, curves[-1][-1] * 1.04, f"{dec:.0f}", theme)
-    for away in np.arange(-120.0, 121.0, 60.0):
-        _place(axes, np.array([away, -5.0]), f"{(centre_ra + away) % 360:.0f}", theme)
-    _draw_lines(axes, curves, theme)
-    return figure, axes
-
-
-def _mollweide(from_centre: Floats, dec_deg: Floats) -> Floats:
-    """Project to an ellipse of 360 by 180, shape (n, 2); right ascension counts from the centre's and may pass 180 [deg]."""
-    angle = np.linspace(-math.pi / 2, math.pi / 2, 4001)
-    theta = np.interp(np.sin(np.radians(dec_deg)), (2 * angle + np.sin(2 * angle)) / math.pi, angle)
-    return np.column_stack([from_centre * np.cos(theta), 90 * np.sin(theta)])
-
-
-def _both_sides(outlines: Sequence[tuple[Floats, Floats]], centre_ra: float) -> tuple[list[Floats], NDArray[np.int64]]:
-    """Project outlines for a map of the whole sky, those over its edge on both sides; return them and the leaf of each."""
-    polygons, leaf_of = [], []
-    for leaf, (ra, dec) in enumerate(outlines):
-        own, _, _ = _centre(ra, dec)
-        middle = (own - centre_ra + 180) % 360 - 180
-        from_centre = middle + (ra - own + 180) % 360 - 180
-        for turn in (-360.0, 0.0, 360.0):
-            if (np.abs(from_centre + turn) < 180).any():
-                polygons.append(_mollweide(from_centre + turn, dec))
-                leaf_of.append(leaf)
-    return polygons, np.array(leaf_of)
-
-
-def _borders(polygons: Sequence[Floats], numbers: NDArray[Any]) -> Floats:
-    """Return the pieces of outlines with another partition, or none, on their outer side, shape (n, 2, 2).
-
-    A point is put just outside each piece, and looked for in the polygons of the same partition: leaves of different orders
-    share no corners, so that comparing pieces would not do.
-    """
-    starts = np.concatenate(polygons)
-    ends = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
-    along = ends - starts
-    owner = np.repeat(numbers, [len(polygon) for polygon in polygons])
-    area = [np.sum(p[:, 0] * np.roll(p[:, 1], -1) - np.roll(p[:, 0], -1) * p[:, 1]) for p in polygons]
-    turn = np.repeat(np.sign(area), [len(polygon) for polygon in polygons])[:, None]
-    probes = (starts + ends) / 2 + 0.05 * turn * np.column_stack([along[:, 1], -along[:, 0]])
-    by_x = np.argsort(probes[:, 0])
-    sorted_x = probes[by_x, 0]
-    inner = np.zeros(len(probes), dtype=bool)
-    for polygon, number in zip(polygons, numbers, strict=True):
-        near = by_x[slice(*np.searchsorted(sorted_x, (polygon[:, 0].min(), polygon[:, 0].max())))]
-        near = near[owner[near] == number]
-        inner[near] |= Outline(polygon).contains_points(probes[near])
-    return np.stack([starts, ends], axis=1)[~inner & (along != 0).any(axis=1)]
-
-
-def _anchors(polygons: Sequence[Floats], numbers: NDArray[Any]) -> dict[str, Floats]:
-    """Return where the number of each partition stands: the middle of its leaf nearest to its own middle."""
-    names = np.unique(numbers)
-    if names.size > NUMBERED:
-        return {}
-    middles = np.array([polygon.mean(axis=0) for polygon in polygons])
-    places = {}
-    for name in names:
-        own = middles[numbers == name]
-        places[str(name)] = own[np.argmin(np.hypot(*(own - own.mean(axis=0)).T))]
-    return places
-
-
-def _round_values(low: float, high: float, step: float | None = None, *, about: int = 5) -> tuple[Floats, float]:
-    """Return the multiples of a step from ``low`` to ``high``, and the step: a round one that makes ``about`` of them."""
-    if step is None:
-        wanted = max((high - low) / about, 1e-7)
-        choices = [digit * 10.0**power for power in range(-7, 1) for digit in (1, 2, 5)] + [10.0, 15.0, 30.0, 60.0]
-        step = min(choices, key=lambda choice: abs(math.log(choice / wanted)))
-    return np.arange(math.ceil(low / step), math.floor(high / step) + 1, dtype=np.float64) * step, step
-
-
-def _degrees(value: float, step: float) -> str:
-    """Write degrees with the decimals that a step needs."""
-    return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}".replace("-", "−")
-
-
-def _place(axes: Axes, at: Floats, text: str, theme: Theme) -> None:
-    """Write the number of a meridian or parallel on a map."""
-    halo = [withStroke(linewidth=2.2, foreground=theme.paper)]
-    axes.text(at[0], at[1], text, size=7.5, color=theme.muted, ha="center", va="center", path_effects=halo, zorder=3.6)
-
-
-def _draw_lines(axes: Axes, curves: Sequence[Floats], theme: Theme) -> None:
-    """Draw the faint lines of right ascension and declination over the leaves."""
-    axes.add_collection(LineCollection(curves, colors=theme.muted, linewidths=0.5, alpha=0.4, zorder=2.5), autolim=False)

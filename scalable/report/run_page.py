@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scalable.catalog.bands import join_bands
@@ -21,6 +22,8 @@ from scalable.catalog.sql import sql
 from scalable.io.parquet import read_leaf
 from scalable.report import plots
 from scalable.report.page import Section, write_page
+from scalable.report.sky_map import sky_map
+from scalable.report.style import Theme
 from scalable.sky.healpix import outline
 from scalable.survey import Survey
 
@@ -86,7 +89,7 @@ def _accounting(collection: Collection) -> Section:
     )
 
 
-def _accounting_bar(theme: plots.Theme, count: tuple[int, int, int, int, int]) -> plots.Figure:
+def _accounting_bar(theme: Theme, count: tuple[int, int, int, int, int]) -> Figure:
     return plots.accounting(*count, theme=theme)
 
 
@@ -115,7 +118,7 @@ def _sky(collection: Collection) -> Section:
     return Section(
         "Partitions on the sky",
         f"{len(leaves)} leaves in {detections.npartitions} partitions; a leaf holds all detections of its objects.",
-        figure=lambda theme: plots.sky_map(outlines, rows, partition, theme=theme),
+        figure=lambda theme: sky_map(outlines, rows, partition, theme=theme),
         caption="HEALPix pixels that hold objects, shaded by their number of detections.",
     )
 

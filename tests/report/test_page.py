@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from scalable.report.page import Section, write_page
-from scalable.report.plots import DARK, LIGHT, accounting, colour_by_id
+from scalable.report.plots import accounting, colour_by_id
+from scalable.report.style import DARK, LIGHT
 
 
 def bar(theme):

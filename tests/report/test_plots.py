@@ -10,15 +10,14 @@ from matplotlib.colors import to_rgb
 
 from scalable.report import page, plots
 from scalable.report.plots import (
-    DARK,
-    LIGHT,
     accounting,
     colour_by_id,
     colour_colour,
     deviation_by_id,
     magnitudes,
-    sky_map,
 )
+from scalable.report.sky_map import sky_map
+from scalable.report.style import DARK, LIGHT
 from scalable.sky.healpix import outline, to_pixels
 from scalable.sky.pixel import Pixel
 

@@ -1,0 +1,1 @@
+"""Benchmarks: workloads that an astronomer knows, measured with their answers checked first."""

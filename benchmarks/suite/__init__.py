@@ -1,0 +1,1 @@
+"""Small and steady benchmarks, minutes at most."""

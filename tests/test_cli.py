@@ -1,0 +1,129 @@
+"""The command line: what a person sees, exit codes, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from scalable.cli import FAULT, QUARANTINED, USAGE, main
+from scalable.synthetic.sky import SkySpec, make_sky
+from scalable.synthetic.tables import write_tables
+
+
+def scalable(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small survey with one truncated file, and its store after a run."""
+    folder = tmp_path_factory.mktemp("cli")
+    sky = make_sky(SkySpec(seed=3, fields=2, stars_per_field=200, epochs=3))
+    write_tables(sky, folder, bad=["truncated"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> Result:
+    return scalable("run", folder / "survey.yaml", "--into", folder / "store", "--scheduler", "threads")
+
+
+def test_help_answers_at_once_and_names_every_verb() -> None:
+    start = time.monotonic()
+    found = subprocess.run([sys.executable, "-m", "scalable.cli", "--help"], capture_output=True, text=True, check=True)
+    seconds = time.monotonic() - start
+    for verb in ("demo", "check", "run", "query", "help"):
+        assert f"  {verb} " in found.stdout
+    assert "Examples" in found.stdout
+    modules = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "scalable.cli", "--help"], capture_output=True, text=True, check=True
+    ).stderr
+    for heavy in ("numpy", "dask", "astropy", "pyarrow", "pandas", "matplotlib"):
+        assert f" {heavy}\n" not in modules, f"--help imports {heavy}"
+    assert seconds < 5
+
+
+def test_a_run_goes_to_the_end_with_a_bad_file_and_says_so(ran: Result, folder: Path) -> None:
+    assert ran.exit_code == QUARANTINED, ran.output
+    assert "files set aside" in ran.output
+    assert "quarantine.csv" in ran.output
+    assert "rows read =" in ran.output
+    assert (folder / "store" / "report.html").exists()
+    assert "lsdb.open_catalog" in ran.output
+    assert "Traceback" not in ran.output
+
+
+def test_a_second_run_does_nothing_again(ran: Result, folder: Path) -> None:
+    again = scalable("run", folder / "survey.yaml", "--into", folder / "store", "--scheduler", "threads", "--json")
+    assert again.exit_code == QUARANTINED
+    answer = json.loads(again.stdout[again.stdout.index("{") :])
+    assert answer["accounting"]["quarantined"] == 1
+    assert (folder / "store" / "versions" / "0002").exists() is False
+
+
+def test_a_dry_run_writes_nothing(folder: Path) -> None:
+    found = scalable("run", folder / "survey.yaml", "--into", folder / "nowhere", "--dry-run")
+    assert found.exit_code == 0
+    assert "unreadable-file" in found.output
+    assert not (folder / "nowhere").exists()
+
+
+def test_check_lists_each_kind_once_with_the_line_that_settles_it(folder: Path) -> None:
+    found = scalable("check", folder / "survey.yaml")
+    assert found.exit_code == 0
+    assert found.output.count("unreadable-file:") == 1
+    assert "settle it with" in found.output
+    findings = json.loads(scalable("check", folder / "survey.yaml", "--json").stdout.splitlines()[-1])["findings"]
+    assert len({finding["name"] for finding in findings}) == len(findings)
+
+
+def test_a_query_shows_units_nulls_and_writes_files(ran: Result, folder: Path, tmp_path: Path) -> None:
+    store = folder / "store"
+    found = scalable("query", "SELECT object_id, Mag1 FROM detections WHERE Mag1 IS NULL LIMIT 1", "--store", store)
+    assert found.exit_code == 0, found.output
+    assert "Mag1 [mag]" in found.output
+    assert "null" in found.output
+    target = tmp_path / "answer.parquet"
+    found = scalable("query", "SELECT band, count(*) AS n FROM detections GROUP BY band", "--store", store, "--to", target)
+    assert found.exit_code == 0, found.output
+    assert pq.read_table(target).num_rows == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["query", "SELECT Flx1 FROM detections"], USAGE, "did you mean 'Flux1'"),
+        (["query", "COPY detections TO '/tmp/x'"], USAGE, "only SELECT"),
+        (["query", "SELECT 1 AS a", "--to", "answer.doc"], USAGE, "choose .parquet or .csv"),
+        (["query", "SELECT count(*) AS n FROM objects", "--store", "/nowhere"], FAULT, "no committed version"),
+        (["run", "/nowhere/survey.yaml"], USAGE, "cannot be read"),
+        (["help", "store.leafmb"], USAGE, "did you mean 'leaf_mb'"),
+    ],
+)
+def test_a_mistake_gets_a_message_an_exit_code_and_no_traceback(
+    ran: Result, folder: Path, arguments: list[str], code: int, message: str
+) -> None:
+    if arguments[0] == "query" and "--store" not in arguments:
+        arguments = [*arguments, "--store", str(folder / "store")]
+    found = scalable(*arguments)
+    assert found.exit_code == code, found.output
+    assert message in " ".join(found.output.split())
+    assert "Traceback" not in found.output
+
+
+def test_debug_shows_the_traceback() -> None:
+    found = scalable("--debug", "run", "/nowhere/survey.yaml")
+    assert type(found.exception).__name__ == "SurveyError"
+
+
+def test_help_explains_every_field_of_the_survey_file() -> None:
+    assert "VOUnit" in scalable("help", "columns.Ra.unit").output
+    assert "margin_arcsec" in scalable("help", "store").output
+    assert "survey (required)" in scalable("help").output

@@ -1,0 +1,66 @@
+"""The scripts that a user submits: they run on a laptop command, resume, and report."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from scalable.catalog.catalog import open_catalog
+from scalable.synthetic.sky import SkySpec, make_sky
+from scalable.synthetic.tables import write_tables
+
+JOBS = Path(__file__).parents[1] / "jobs"
+
+
+def job(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, JOBS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sky = make_sky(SkySpec(seed=4, fields=1, stars_per_field=150, epochs=3))
+    return write_tables(sky, tmp_path_factory.mktemp("jobs"))
+
+
+@pytest.fixture(scope="module")
+def store(survey: Path) -> Path:
+    """Ingest by the laptop command: a process of its own, which starts its own cluster."""
+    store = survey.parent / "store"
+    command = [sys.executable, JOBS / "ingest_catalog.py", survey, "--into", store, "--workers", "2"]
+    found = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "rows stored" in found.stdout
+    return store
+
+
+def test_ingest_reports_and_a_rerun_skips(survey: Path, store: Path) -> None:
+    report = json.loads((store / "ingest.json").read_text())
+    assert report["accounting"]["read"] == report["accounting"]["stored"] > 0
+    assert not report["skipped"]
+    module = job("ingest_catalog")
+    again = module.run(module.parse_args([str(survey), "--into", str(store), "--workers", "1"]))
+    assert again["skipped"]
+    assert again["version"] == "0001"
+
+
+def test_variability_writes_a_catalogue_with_one_row_per_object_and_a_rerun_skips(store: Path) -> None:
+    module = job("compute_variability")
+    out = store.parent / "statistics"
+    arguments = [str(store), "--out", str(out), "--bands", "Ks", "--calibrate", "Ks", "--workers", "1"]
+    assert module.main(arguments) == 0
+    report = json.loads(out.with_name("statistics.json").read_text())
+    catalog = open_catalog(out)
+    assert catalog.rows == report["objects"] == open_catalog(store / "current" / "objects").rows
+    assert "Ks_Flux1Chi2" in catalog.columns
+    assert module.run(module.parse_args(arguments))["skipped"]

@@ -1,0 +1,95 @@
+"""Columns and their meaning: to Arrow and back, by name and by role."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalable.errors import ColumnError
+from scalable.schema import ROLES, Column, Schema, State
+
+TYPES = [pa.int64(), pa.float32(), pa.string(), pa.bool_(), pa.list_(pa.float64()), pa.list_(pa.int16(), 3)]
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+columns = st.builds(
+    Column,
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=8),
+    st.sampled_from(TYPES),
+    role=st.sampled_from(["", *ROLES]),
+    unit=texts,
+    source_unit=texts,
+    ucd=texts,
+    description=texts,
+    error=texts,
+    null_state=st.sampled_from(["", *(state.name.lower() for state in State)]),
+    shape=texts,
+)
+
+MAIN = Schema(
+    (
+        Column("SourceID", pa.int64(), "object_id"),
+        Column("Flux1", pa.float32(), "flux", unit="adu", error="Flux1Err"),
+        Column("Flux2", pa.float32(), "flux", unit="adu"),
+    )
+)
+
+
+@given(st.lists(columns, max_size=5, unique_by=lambda column: column.name).map(tuple))
+def test_a_schema_comes_back_from_arrow_as_it_was(some: tuple[Column, ...]) -> None:
+    schema = Schema(some)
+    assert Schema.from_arrow(schema.to_arrow()) == schema
+    # And from a file, where field metadata travel as bytes.
+    assert Schema.from_arrow(pa.ipc.read_schema(schema.to_arrow().serialize())) == schema
+
+
+def test_a_column_without_meaning_has_no_metadata() -> None:
+    assert Column("x", pa.int8()).to_field().metadata is None
+
+
+def test_metadata_of_others_do_not_disturb() -> None:
+    field = pa.field("x", pa.int8(), metadata={"PARQUET:field_id": "3", "unit": "deg", "name": "y"})
+    assert Column.from_field(field) == Column("x", pa.int8(), unit="deg")
+
+
+def test_columns_are_found_by_name_and_by_role() -> None:
+    assert MAIN["Flux1"].unit == "adu"
+    assert MAIN.names == ["SourceID", "Flux1", "Flux2"]
+    assert [column.name for column in MAIN.by_role("flux")] == ["Flux1", "Flux2"]
+    assert MAIN.by_role("mag") == []
+    assert "Flux1" in MAIN
+    assert "flux1" not in MAIN
+    assert len(MAIN) == len(list(MAIN)) == 3
+
+
+def test_a_name_that_is_not_there_brings_the_nearest_one() -> None:
+    with pytest.raises(ColumnError, match="no column 'Flux3'; did you mean 'Flux[12]'") as caught:
+        MAIN["Flux3"]
+    assert isinstance(caught.value, KeyError)
+
+
+def test_replace_returns_a_copy_with_one_column_changed() -> None:
+    changed = MAIN.replace("Flux2", unit="Jy", role="value")
+    assert (changed["Flux2"].unit, changed["Flux2"].role) == ("Jy", "value")
+    assert MAIN["Flux2"].unit == "adu"
+    assert changed.columns[:2] == MAIN.columns[:2]
+
+
+def test_columns_and_schemas_are_frozen() -> None:
+    for thing in (MAIN, MAIN["Flux1"]):
+        name = fields(thing)[0].name
+        with pytest.raises(FrozenInstanceError):
+            setattr(thing, name, None)
+
+
+def test_codes_of_states_are_those_of_the_release_format() -> None:
+    assert {state.name: int(state) for state in State} == {
+        "MEASURED": 0,
+        "NON_DETECTION": 1,
+        "NOT_OBSERVED": 2,
+        "SENTINEL": 3,
+        "REJECTED": 4,
+        "IMPUTED": 5,
+    }
