@@ -51,7 +51,7 @@ scheduler_options = [
     click.option(
         "--scheduler",
         metavar="ADDR",
-        help="threads, processes, or the address of a Dask scheduler (tcp://host:port); by default threads for small input, else a local cluster.",
+        help="threads, processes, or tcp://HOST:PORT of a Dask scheduler; without it, by size.",
     ),
     click.option("--workers", type=click.IntRange(1), help="Worker processes of the local cluster."),
 ]
