@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -45,8 +46,6 @@ def test_a_column_error_without_a_message_is_empty() -> None:
 
 
 def test_require_imports_what_is_there() -> None:
-    import json
-
     assert require("json", "hats") is json
 
 

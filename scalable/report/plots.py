@@ -158,7 +158,7 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
     lines.vlines(range(len(bands)), low, high, color=theme.alert, lw=1.6, path_effects=halo)
     outside = int(np.count_nonzero((finite < edges[0]) | (finite > edges[-1])))
     stars = int(np.isfinite(values).any(axis=1).sum())
-    _header(lines, f"{stars:,} stars", f"{outside:,} magnitudes outside the frame" if outside else "", theme)
+    _header(lines, f"{stars:,} objects", f"{outside:,} magnitudes outside the frame" if outside else "", theme)
     for band, name in enumerate(bands):
         axes = figure.add_subplot(grid[band + 1], sharey=lines)
         style_axes(axes, theme)
@@ -169,7 +169,7 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
         if column.size:
             axes.axhline(centre[band], color=theme.alert, lw=1.2)
         _header(axes, name, f"{column.size:,}" + (f"\nmedian {centre[band]:.2f}" if column.size else ""), theme)
-    colour_bar(figure, mesh, figure.axes, "Stars per cell", theme)
+    colour_bar(figure, mesh, figure.axes, "Objects per cell", theme)
     return figure
 
 
@@ -209,8 +209,8 @@ def colour_colour(x: NDArray[Any], y: NDArray[Any], *, labels: tuple[str, str], 
         margin.spines[hidden].set_visible(False)
         margin.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     outside = first.size - int(counts.sum())
-    _header(above, f"{first.size:,} stars", f"{outside:,} outside the frame" if outside else "", theme)
-    colour_bar(figure, mesh, [axes, beside], "Stars per cell", theme)
+    _header(above, f"{first.size:,} objects", f"{outside:,} outside the frame" if outside else "", theme)
+    colour_bar(figure, mesh, [axes, beside], "Objects per cell", theme)
     return figure
 
 

@@ -117,7 +117,7 @@ def _sky(collection: Collection) -> Section:
     rows = [leaf.rows for leaf in leaves]
     return Section(
         "Partitions on the sky",
-        f"{len(leaves)} leaves in {detections.npartitions} partitions; a leaf holds all detections of its objects.",
+        f"Leaves: {len(leaves)}, partitions: {detections.npartitions}. A leaf holds all detections of its objects.",
         figure=lambda theme: sky_map(outlines, rows, partition, theme=theme),
         caption="HEALPix pixels that hold objects, shaded by their number of detections.",
     )
@@ -134,6 +134,10 @@ def _one_in(collection: Collection) -> int:
 
 def _sample(catalog: Catalog, one_in: int) -> Catalog:
     return catalog if one_in == 1 else catalog.where(f"abs(object_id) % {one_in} = 0")
+
+
+def _and_sampled(alias: str, one_in: int) -> str:
+    return "" if one_in == 1 else f" AND abs({alias}.object_id) % {one_in} = 0"
 
 
 def _shown(one_in: int) -> str:
@@ -153,7 +157,7 @@ def colour_sql(survey: Survey, collection: Collection, pair: tuple[str, str]) ->
         "JOIN observations o ON a.observation_id = o.observation_id\n"
         "JOIN observations p ON b.observation_id = p.observation_id\n"
         f"WHERE a.band = '{pair[0]}' AND b.band = '{pair[1]}' AND o.epoch = 1 AND p.epoch = 1\n"
-        f"AND abs(a.object_id) % {_one_in(collection)} = 0 AND a.{magnitude} - b.{magnitude} IS NOT NULL"
+        f"AND a.{magnitude} - b.{magnitude} IS NOT NULL{_and_sampled('a', _one_in(collection))}"
     )
 
 
@@ -192,12 +196,11 @@ def _variability(survey: Survey, collection: Collection, products: Path) -> list
     for field in _sorted(list(set(field_of.values()))):
         mine = np.array([field_of.get(i) == field for i in ids.tolist()])
         fields[str(field)] = (ids[mine].astype(float), values[mine], corrected[mine])
-    count = [(f, int((r > wanted.threshold).sum()), int((c > wanted.threshold).sum())) for f, (_, r, c) in fields.items()]
+    counted = "; ".join(f"field {name}: {_variable(raw, fixed, wanted.threshold)}" for name, (_, raw, fixed) in fields.items())
     text = (
         f"Largest deviation of {flux} from its mean in {wanted.band}, in units of its error. Raw fluxes of different epochs may "
         "differ by their zero points alone: the lower row divides each epoch by its median flux ratio to the first. "
-        + " ".join(f"Field {f}: {r} raw, {c} calibrated." for f, r, c in count)
-        + _shown(one_in)
+        f"Above {wanted.threshold:g}, {counted}.{_shown(one_in)}"
     )
     table = open_zero_points(products)
     return [
@@ -213,6 +216,12 @@ def _variability(survey: Survey, collection: Collection, products: Path) -> list
     ]
 
 
+def _variable(raw: NDArray[np.float64], calibrated: NDArray[np.float64], threshold: float) -> str:
+    if not np.isfinite(raw).any():
+        return "undefined, one epoch"
+    return f"{np.count_nonzero(raw > threshold):,} raw, {np.count_nonzero(calibrated > threshold):,} calibrated"
+
+
 def open_zero_points(products: Path) -> pa.Table:
     """Read the zero points that the products were made with."""
     return read_leaf(products / "zero_points.parquet")
@@ -221,7 +230,7 @@ def open_zero_points(products: Path) -> pa.Table:
 def _fields_of_objects(collection: Collection, one_in: int) -> Mapping[int, object]:
     query = (
         f"SELECT d.object_id, min({_field_column(collection)}) AS field FROM detections d "
-        f"JOIN observations o ON d.observation_id = o.observation_id WHERE abs(d.object_id) % {one_in} = 0 GROUP BY d.object_id"
+        f"JOIN observations o ON d.observation_id = o.observation_id WHERE TRUE{_and_sampled('d', one_in)} GROUP BY d.object_id"
     )
     found = sql(collection, query).compute()
     return dict(zip(found["object_id"].to_pylist(), found["field"].to_pylist(), strict=True))
@@ -249,7 +258,7 @@ def _bright(survey: Survey, collection: Collection) -> list[Section]:
             f"Well measured in {' '.join(bands)}",
             f"{count:,} objects with {flux} / {error} above {wanted.snr:g} in every band (first epoch).",
             figure=lambda theme: plots.magnitudes(values, bands, theme=theme),
-            code=condition,
+            code=condition.replace(" and ", "\nand "),
         )
     ]
 

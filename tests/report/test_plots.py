@@ -147,7 +147,7 @@ def test_magnitudes_have_bright_up_and_the_median_of_each_band():
     bottom, top = figure.axes[0].get_ylim()
     assert bottom > top
     said = words(figure)
-    assert "400 stars" in said
+    assert "400 objects" in said
     assert f"300\nmedian {np.nanmedian(values[:, 1]):.2f}" in said
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["Z", "J", "Ks"]
 
@@ -173,7 +173,7 @@ def test_colour_colour_counts_every_star_once_in_the_frame_or_outside_it():
     figure = colour_colour(x, y, labels=("H − Ks [mag]", "J − H [mag]"))
     outside = 4990 - int(figure.axes[0].collections[0].get_array().sum())
     said = words(figure)
-    assert "4,990 stars" in said
+    assert "4,990 objects" in said
     assert f"{outside} outside the frame" in said
     assert 0 < outside < 20
     assert figure.axes[0].get_xlabel() == "H − Ks [mag]"

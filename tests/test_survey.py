@@ -1,0 +1,304 @@
+"""The survey description: what is read, and what every mistake is answered with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from astropy import units as u
+
+from scalable.errors import ColumnError, InputError, SurveyError
+from scalable.survey import ColumnRule, Part, Survey, field_names, model_at, open_survey, parse_unit, standard_unit
+
+GOOD = """\
+survey: Demo
+root: ${DEMO_ROOT:-data}
+observations: {index: obs.csv, id: Id, field: FieldID, band: Filter, mjd: MJD}
+files:
+  templates:
+    - path: F{FieldID}-{Filter}-E{epoch:03d}.fits
+bands: [J, H]
+columns:
+  SourceID: {role: object_id}
+  Ra: {role: ra, unit: RADIANS}
+  Dec: {role: dec, unit: RADIANS}
+  Flux: {role: flux, error: FluxErr, nulls: [-9.999, {value: -1, state: non_detection}]}
+  FluxErr: {role: flux_err}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Write a description that differs from the good one by replacements, or by text at its end."""
+    monkeypatch.delenv("DEMO_ROOT", raising=False)
+
+    def write(*changes: tuple[str, str], more: str = "") -> Path:
+        text = GOOD + more
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        path = tmp_path / "survey.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_good_description_says_what_it_said(write) -> None:
+    survey = open_survey(write())
+    assert survey.name == "Demo"
+    assert survey.bands == ("J", "H")
+    assert survey.column_of("flux") == "Flux"
+    assert [(null.value, null.state) for null in survey.columns["Flux"].nulls] == [(-9.999, "sentinel"), (-1.0, "non_detection")]
+    assert survey.store.margin_arcsec == 5.0
+
+
+MISTAKES = {
+    "unknown field": (
+        ("bands: [J, H]", "bandz: [J, H]"),
+        7,
+        r"bandz: no such field; did you mean 'bands'\? choices: accept, bands",
+    ),
+    "unknown field of a column": (("{role: ra,", "{roel: ra,"), 10, r"columns\.Ra\.roel: no such field; did you mean 'role'\?"),
+    "unknown role": (
+        ("{role: ra,", "{role: raa,"),
+        10,
+        r"columns\.Ra\.role: 'raa' is not a role; did you mean 'ra'\? choices: obj",
+    ),
+    "unknown unit": (("ra, unit: RADIANS", "ra, unit: radianz"), 10, r"columns\.Ra\.unit: 'radianz' is not a unit; use VOUnit"),
+    "unknown state": (
+        ("non_detection", "non_detectoin"),
+        12,
+        r"columns\.Flux\.nulls\.1\.state: .* did you mean 'non_detection'\?",
+    ),
+    "missing field": (("id: Id, ", ""), 3, r"observations\.id: this field is required and missing"),
+    "key twice": (("  FluxErr: {", "  Ra: {"), 13, r"'Ra' is given twice, first in line 10"),
+    "key twice in a flow": (("{role: ra, ", "{role: ra, role: dec, "), 10, r"'role' is given twice, first in line 10"),
+    "role twice": (("{role: flux_err}", "{role: ra}"), 1, r"exactly one column must have role ra, not \['Ra', 'FluxErr'\]"),
+    "role missing": (("{role: dec, ", "{role: value, "), 1, r"exactly one column must have role dec, not none"),
+    "unknown error column": (("error: FluxErr", "error: FlxErr"), 1, r"columns\.Flux\.error: no column 'FlxErr'; did you mean"),
+    "attribute in a name": (("{FieldID}", "{FieldID.__class__}"), 6, r"only plain column names .* not 'FieldID.__class__'"),
+    "item in a name": (("{FieldID}", "{FieldID[0]}"), 6, r"only plain column names .* not 'FieldID\[0\]'"),
+    "conversion in a name": (("{FieldID}", "{FieldID!r}"), 6, r"only plain column names and epoch may stand in braces"),
+    "number as a name": (("{FieldID}", "{0}"), 6, r"only plain column names .* not '0'"),
+    "open brace": (("{FieldID}", "{{FieldID}"), 6, r"files\.templates\.0: Single '}' encountered in format string"),
+    "case clash": (("  FluxErr: {", "  FLUX: {}\n  FluxErr: {"), 1, r"'FLUX' clashes with 'Flux' \(SQL ignores case\)"),
+    "clash with what is stored": (
+        ("  FluxErr: {", "  MJD: {}\n  FluxErr: {"),
+        1,
+        r"'MJD' clashes with 'mjd' \(SQL ignores case\)",
+    ),
+    "clash with a conversion": (
+        ("RADIANS}\n  Dec", "rad, convert: {name: dec, unit: deg}}\n  Dec"),
+        1,
+        r"'dec' clashes with 'Dec'",
+    ),
+    "unset variable": (
+        ("${DEMO_ROOT:-data}", "${DEMO_ROOT}/x"),
+        2,
+        r"root: the variable DEMO_ROOT is not set; run: export DEMO_ROOT=",
+    ),
+    "no bands": (("[J, H]", "[]"), 7, r"bands: Tuple should have at least 1 item"),
+    "format nobody reads": (("files:\n", "files:\n  format: fit\n"), 5, r"files\.format: Input should be 'fits'"),
+    "a margin of nothing": (
+        ("bands:", "store: {margin_arcsec: 0}\nbands:"),
+        7,
+        r"store\.margin_arcsec: Input should be greater than 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_answered_with_file_line_field_and_choices(write, case: str) -> None:
+    change, line, message = MISTAKES[case]
+    path = write(change)
+    with pytest.raises(SurveyError, match=message) as caught:
+        open_survey(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            "accept: [no-unitt]\n",
+            r":14: accept\.0: 'no-unitt' is no contradiction; did you mean 'no-unit'\? choices: angle-range",
+        ),
+        ("products: {colours: [[J, Hs]]}\n", r"no band 'Hs'; did you mean 'H'\? choices: J, H"),
+        ("products: {variability: {band: K}}\n", "no band 'K'; choices: J, H"),
+        ("products: {bright: {bands: [K]}}\n", "no band 'K'; choices: J, H"),
+        ("products: {flux: Flx}\n", r"products: no column 'Flx'; did you mean 'Flux'\?"),
+        ("store: {leaf_mb: -1}\nstores: {}\n", r"(?s):14: store\.leaf_mb: .*:15: stores: no such field; did you mean 'store'\?"),
+    ],
+)
+def test_a_mistake_in_an_optional_part_is_found_too(write, more: str, message: str) -> None:
+    with pytest.raises(SurveyError, match=message):
+        open_survey(write(more=more))
+
+
+def test_a_band_of_a_template_must_be_one_of_the_survey(write) -> None:
+    path = write(("E{epoch:03d}.fits", "E{epoch:03d}.fits\n      bands: [Ks]"))
+    with pytest.raises(SurveyError, match="no band 'Ks'; choices: J, H"):
+        open_survey(path)
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "a:\n\tb: 1", "a: b: c", "%x", "a: 1\n---\nb: 2\n"])
+def test_what_is_not_yaml_is_said_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(SurveyError, match="s.yaml: not valid YAML"):
+        open_survey(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words"])
+def test_yaml_that_is_no_mapping_is_no_survey(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(SurveyError, match="a survey description is a YAML mapping that begins with `survey: NAME`"):
+        open_survey(tmp_path / "s.yaml")
+
+
+def test_a_description_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SurveyError, match="nowhere.yaml: cannot be read .*No such file"):
+        open_survey(tmp_path / "nowhere.yaml")
+    with pytest.raises(SurveyError, match="cannot be read .*directory"):
+        open_survey(tmp_path)
+
+
+def test_a_tag_that_would_run_code_runs_nothing_and_is_refused(write, tmp_path: Path) -> None:
+    path = write(more=f"license: !!python/object/apply:os.mkdir ['{tmp_path}/owned']\n")
+    with pytest.raises((SurveyError, yaml.YAMLError), match="python/object/apply"):
+        open_survey(path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_root_is_relative_to_the_description_and_takes_its_default(write, tmp_path: Path) -> None:
+    assert open_survey(write()).input_root == tmp_path.resolve() / "data"
+    assert open_survey(write(("${DEMO_ROOT:-data}", "${DEMO_ROOT:-}"))).input_root == tmp_path.resolve()
+
+
+def test_a_set_variable_goes_before_the_default(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEMO_ROOT", "/survey")
+    assert open_survey(write()).root == "/survey"
+    assert open_survey(write(("${DEMO_ROOT:-data}", "${DEMO_ROOT}/a/${DEMO_ROOT}"))).root == "/survey/a/survey"
+
+
+def test_only_what_lies_below_the_root_is_read(write, tmp_path: Path) -> None:
+    survey = open_survey(write())
+    root = tmp_path / "data"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "secret").write_text("x")
+    (root / "inside").write_text("x")
+    os.symlink(tmp_path / "secret", root / "out")
+    os.symlink(tmp_path, root / "folder")
+    os.symlink(root / "inside", root / "sub" / "alias")
+    for relative in ("inside", "sub/../inside", "sub/alias", "not-there-yet"):
+        assert survey.confined(relative) == root.resolve() / relative
+    # A folder whose name merely begins like the root is outside too.
+    for relative in ("../secret", "sub/../../secret", str(tmp_path / "secret"), "out", "folder/secret", "../data2/x", ".."):
+        with pytest.raises(InputError, match="lies outside the survey's root .*; only files below root are read"):
+            survey.confined(relative)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("role: flux,", "role: mag,"),
+        ("-9.999", "-9.99"),
+        ("ra, unit: RADIANS", "ra, unit: deg"),
+        ("[J, H]", "[H, J]"),
+        ("E{epoch:03d}", "E{epoch:02d}"),
+        ("mjd: MJD", "mjd: MjdObs"),
+        ("survey: Demo", "survey: Demo2"),
+        ("bands:", "store: {margin_arcsec: 4}\nbands:"),
+    ],
+)
+def test_the_digest_changes_with_what_decides_the_store(write, change: tuple[str, str]) -> None:
+    before = open_survey(write()).digest
+    assert len(before) == 64
+    assert open_survey(write(change)).digest != before
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "questions: [{id: Q1, title: How many, sql: SELECT count(*) FROM objects}]\n",
+        "products: {flux: Flux, colours: [[J, H]]}\n",
+        "quality: {good: Flux > 0}\n",
+        "accept: [no-unit]\n",
+        "description: a text\nlicense: CC0\n",
+        "motivation: {text: because}\n",
+        "# a comment\n",
+    ],
+)
+def test_the_digest_does_not_change_with_plots_questions_or_texts(write, more: str) -> None:
+    before = open_survey(write()).digest
+    assert open_survey(write(more=more)).digest == before
+
+
+def test_the_digest_does_not_change_with_where_the_data_are(write) -> None:
+    before = open_survey(write()).digest
+    assert open_survey(write(("${DEMO_ROOT:-data}", "/elsewhere"))).digest == before
+
+
+def test_a_role_nobody_plays_is_named(write) -> None:
+    with pytest.raises(ColumnError, match="no column of survey 'Demo' has role 'fluxx'; did you mean 'flux'"):
+        open_survey(write()).column_of("fluxx")
+
+
+def parts_of(part: type[Part], location: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], type[Part]]:
+    """Walk the models by their annotations and return each part by a location of it."""
+    found = {location: part}
+    for name, info in part.model_fields.items():
+        for inner, steps in _inner(info.annotation):
+            found |= parts_of(inner, (*location, info.alias or name, *steps))
+    return found
+
+
+def _inner(annotation: object) -> list[tuple[type[Part], tuple[str | int, ...]]]:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return [(annotation, ())]
+    origin, arguments = getattr(annotation, "__origin__", None), getattr(annotation, "__args__", ())
+    step: tuple[str | int, ...] = {dict: ("any",), tuple: (0,)}.get(origin, ())  # type: ignore[call-overload]
+    return [(part, (*step, *steps)) for argument in arguments for part, steps in _inner(argument)]
+
+
+def test_every_part_of_the_description_is_found_at_its_location() -> None:
+    parts = parts_of(Survey)
+    assert len(parts) == 14
+    for location, part in parts.items():
+        assert model_at(location) is part, location
+        assert field_names(location) == sorted(info.alias or name for name, info in part.model_fields.items())
+
+
+def test_no_part_stands_where_there_is_only_a_value() -> None:
+    assert model_at(("bands", 0)) is None
+    assert model_at(("columns",)) is None
+    assert field_names(("quality", "good")) == []
+
+
+def test_help_names_fields_as_they_are_written() -> None:
+    assert "survey" in field_names(())
+    assert "name" not in field_names(())
+    assert field_names(("columns", "Ra")) == sorted(ColumnRule.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("deg", u.deg),
+        ("RADIANS", u.rad),
+        ("ct.s**-1", u.ct / u.s),
+        ("ADU", u.adu),
+        ("", u.dimensionless_unscaled),
+        (" mag ", u.mag),
+    ],
+)
+def test_units_are_read_in_the_spellings_that_archives_use(text: str, unit: u.UnitBase) -> None:
+    assert parse_unit(text) == unit
+
+
+def test_standard_units_are_vounits_and_unknown_ones_none() -> None:
+    assert standard_unit("RADIANS") == "rad"
+    assert standard_unit("ct s-1") == "ct.s**-1"
+    assert parse_unit("radianz") is standard_unit("radianz") is None
