@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 import pyarrow as pa
+from astropy import units as u
 
 from scalable.errors import ColumnError, nearest
 
@@ -131,3 +132,28 @@ class Schema:
         return Schema(
             tuple(replace(c, **changes) if c.name == name else c for c in self.columns)  # type: ignore[arg-type]
         )
+
+
+_KNOWN_UNITS = {"RADIANS": "rad", "DEGREES": "deg", "NUMBER": "", "PIXELS": "pix", "FLAG": "", "ADU": "adu"}
+
+
+def parse_unit(text: str) -> u.UnitBase | None:
+    """Return the astropy unit that ``text`` means, or None if no standard reads it."""
+    spelled = _KNOWN_UNITS.get(text.strip().upper(), text.strip())
+    for unit_format in ("vounit", "fits", "cds", None):
+        try:
+            return u.Unit(spelled, format=unit_format, parse_strict="raise")
+        except (ValueError, TypeError):
+            continue
+    return None
+
+
+def standard_unit(text: str) -> str | None:
+    """Return a unit of a file's header in VOUnit spelling, or None if nobody can read it."""
+    unit = parse_unit(text)
+    if unit is None:
+        return None
+    try:
+        return str(unit.to_string("vounit"))
+    except ValueError:
+        return str(unit)

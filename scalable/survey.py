@@ -11,38 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from astropy import units as u
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from scalable.errors import ColumnError, InputError, SurveyError, nearest
-from scalable.schema import ROLES, State
+from scalable.schema import ROLES, State, parse_unit
 
 STORED_NAMES = ("_healpix_29", "object_id", "object_ra", "object_dec", "observation_id", "band", "mjd", "source_row")
 """Columns that ingest adds to every detection; a source column of the same name would be ambiguous."""
-
-_KNOWN_UNITS = {"RADIANS": "rad", "DEGREES": "deg", "NUMBER": "", "PIXELS": "pix", "FLAG": "", "ADU": "adu"}
-
-
-def parse_unit(text: str) -> u.UnitBase | None:
-    """Return the astropy unit that ``text`` means, or None if no standard reads it."""
-    spelled = _KNOWN_UNITS.get(text.strip().upper(), text.strip())
-    for unit_format in ("vounit", "fits", "cds", None):
-        try:
-            return u.Unit(spelled, format=unit_format, parse_strict="raise")
-        except (ValueError, TypeError):
-            continue
-    return None
-
-
-def standard_unit(text: str) -> str | None:
-    """Return a unit of a file's header in VOUnit spelling, or None if nobody can read it."""
-    unit = parse_unit(text)
-    if unit is None:
-        return None
-    try:
-        return str(unit.to_string("vounit"))
-    except ValueError:
-        return str(unit)
 
 
 def _known_unit(text: str) -> str:

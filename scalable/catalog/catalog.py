@@ -4,121 +4,26 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import pyarrow as pa
 from dask._task_spec import List, Task, TaskRef
 from dask.base import DaskMethodsMixin, tokenize
 from dask.threaded import get as threaded_get
 
-from scalable.catalog.condition import Condition, parse_condition
+from scalable.catalog.condition import parse_condition
+from scalable.catalog.steps import NO_LOADER, Chain, LeafLoader, Select, Step, continue_partition, load_partition
 from scalable.errors import ColumnError, nearest, require
 from scalable.io.layout import META_KEY, LeafInfo, read_layout
-from scalable.io.parquet import read_leaf
 from scalable.schema import Schema
 
 PARTITION_BYTES = 500_000_000
 """Most bytes of decoded leaves in one partition, so that a task with its intermediates fits a usual worker."""
 SMALL_PARTITION_BYTES = 32_000_000
 """Partitions smaller than this are not worth a task of their own."""
-
-
-class Step(Protocol):
-    """One pending operation on a leaf; frozen, cheap on the wire. An object never spans leaves, so a step sees it whole."""
-
-    def output(self, schema: pa.Schema) -> pa.Schema:
-        """Return the schema after this step, without data."""
-
-    def needs(self, wanted: Sequence[str]) -> list[str]:
-        """Return the input columns needed to give the ``wanted`` output columns."""
-
-    def apply(self, table: pa.Table) -> pa.Table:
-        """Return the table after this step."""
-
-
-class Loader(Protocol):
-    """Where the rows of a leaf come from."""
-
-    def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
-        """Return the named columns of one leaf."""
-
-
-@dataclass(frozen=True)
-class Select:
-    """Keep some columns, in the given order."""
-
-    columns: tuple[str, ...]
-
-    def output(self, schema: pa.Schema) -> pa.Schema:
-        """Return the schema of the kept columns."""
-        return pa.schema([schema.field(name) for name in self.columns], schema.metadata)
-
-    def needs(self, wanted: Sequence[str]) -> list[str]:
-        """Return what is wanted: nothing else is read."""
-        return list(wanted)
-
-    def apply(self, table: pa.Table) -> pa.Table:
-        """Return the columns that are there; projection has dropped those nobody wants."""
-        return table.select([name for name in self.columns if name in table.column_names])
-
-
-@dataclass(frozen=True)
-class LeafLoader:
-    """Rows of a HATS catalogue on disk."""
-
-    root: str
-
-    def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
-        """Read one Parquet leaf."""
-        return read_leaf(Path(self.root) / leaf.pixel.hats_path, columns)
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A loader and the steps that follow it."""
-
-    loader: Loader
-    steps: tuple[Step, ...] = ()
-
-    def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
-        """Load one leaf, reading only the columns that the steps and the result need."""
-        return apply_steps(self.loader.load(leaf, columns_needed(self.steps, columns)), self.steps, columns)
-
-
-def columns_needed(steps: Sequence[Step], wanted: Sequence[str]) -> list[str]:
-    """Return the columns to read so that ``steps`` can give the ``wanted`` ones."""
-    needed = list(wanted)
-    for step in reversed(steps):
-        needed = step.needs(needed)
-    return list(dict.fromkeys(needed))
-
-
-def apply_steps(table: pa.Table, steps: Sequence[Step], columns: Sequence[str]) -> pa.Table:
-    """Apply the steps in order and return the named columns."""
-    for step in steps:
-        table = step.apply(table)
-    return table.select(list(columns))
-
-
-def load_partition(leaves: tuple[LeafInfo, ...], chain: Chain, schema: pa.Schema) -> pa.Table:
-    """Load the leaves of one partition: the whole work of one task."""
-    return _conform([chain.load(leaf, schema.names) for leaf in leaves], schema)
-
-
-def continue_partition(table: pa.Table, steps: tuple[Step, ...], schema: pa.Schema) -> pa.Table:
-    """Apply pending steps to a partition that an earlier task made."""
-    return _conform([apply_steps(table, steps, schema.names)], schema)
-
-
-def _conform(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
-    """Concatenate leaves under the declared schema, which carries units and roles that single files lack."""
-    return pa.concat_tables([table.cast(schema) for table in tables] or [schema.empty_table()])
-
-
-Partition = tuple[LeafInfo, ...] | Hashable
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +160,7 @@ class Catalog(DaskMethodsMixin):
         key = f"combined-{tokenize(self, finish, arguments)}"
         graph = self.__dask_graph__()
         graph[key] = Task(key, finish, List(*[TaskRef(k) for k in keys]), *arguments)
-        return Catalog(Chain(_NO_LOADER), (key,), schema, self.title, graph)
+        return Catalog(Chain(NO_LOADER), (key,), schema, self.title, graph)
 
     # Verbs that compute ---------------------------------------------------------------------------------------------------
 
@@ -297,7 +202,7 @@ class Catalog(DaskMethodsMixin):
         width = max((len(column.name) for column in self.columns), default=0)
         for column in self.columns:
             lines.append(f"  {column.name:<{width}}  {str(column.dtype):<8} {column.unit:<8} {column.description}".rstrip())
-        lines += [f"  pending: {_describe(step)}" for step in self.chain.steps]
+        lines += [f"  pending: {step}" for step in self.chain.steps]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -306,7 +211,7 @@ class Catalog(DaskMethodsMixin):
             f"<td>{html.escape(c.description)}</td></tr>"
             for c in self.columns
         )
-        pending = "".join(f"<li>{html.escape(_describe(step))}</li>" for step in self.chain.steps)
+        pending = "".join(f"<li>{html.escape(str(step))}</li>" for step in self.chain.steps)
         return (
             f"<div><strong>Catalog {html.escape(self.title)}</strong>: {html.escape(self._extent())}"
             f"<details><summary>{len(self.schema)} columns</summary><table><thead><tr><th>column</th><th>type</th><th>unit</th>"
@@ -319,19 +224,6 @@ class Catalog(DaskMethodsMixin):
         area = sum(41252.96 / (12 * 4**leaf.pixel.order) for leaf in self.leaves)
         sky = f", {len(self.leaves)} leaves, {area:,.2f} square degrees of pixels" if self.leaves else ""
         return f"{rows} rows, {len(self.schema)} columns, {self.npartitions} partitions{sky}"
-
-
-class _NoLoader:
-    """Stands where rows come from earlier tasks."""
-
-    def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
-        raise TypeError("rows of this catalogue come from earlier tasks")
-
-    def __dask_tokenize__(self) -> str:
-        return "no loader"
-
-
-_NO_LOADER = _NoLoader()
 
 
 def open_catalog(path: str | Path, *, columns: Sequence[str] | None = None) -> Catalog:
@@ -380,7 +272,7 @@ def _concatenate(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
 
 
 def _persisted(graph: Mapping[Any, Any], keys: Sequence[str], schema: pa.Schema, title: str, **_: Any) -> Catalog:
-    return Catalog(Chain(_NO_LOADER), tuple(keys), schema, title, dict(graph))
+    return Catalog(Chain(NO_LOADER), tuple(keys), schema, title, dict(graph))
 
 
 def _to_pandas(table: pa.Table) -> Any:
@@ -391,11 +283,3 @@ def _to_pandas(table: pa.Table) -> Any:
 def _pandas_part(number: int, catalog: Catalog) -> Any:
     piece = Catalog(catalog.chain, (catalog.partitions[number],), catalog.schema, catalog.title, catalog.graph)
     return _to_pandas(piece.compute(scheduler="sync"))
-
-
-def _describe(step: Step) -> str:
-    if isinstance(step, Condition):
-        return f"where {step.text}"
-    if isinstance(step, Select):
-        return f"select {', '.join(step.columns)}"
-    return str(step)

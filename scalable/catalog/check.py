@@ -16,8 +16,8 @@ from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source, TableInfo, TableReader
 from scalable.io.rules import apply_rules, factor, stored_schema
-from scalable.schema import Schema
-from scalable.survey import Survey, standard_unit
+from scalable.schema import Schema, standard_unit
+from scalable.survey import Survey
 
 SAMPLE_FILES = 12
 SAMPLE_BYTES = 4 << 20

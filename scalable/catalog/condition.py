@@ -35,6 +35,10 @@ class Condition:
         keep = execute(f"SELECT ({self.sql}) AS keep FROM rows", {"rows": table.select(list(self.columns))})
         return table.filter(pc.fill_null(keep["keep"].cast(pa.bool_()), False))
 
+    def __str__(self) -> str:
+        """Show what is pending."""
+        return f"where {self.text}"
+
 
 def parse_condition(text: str, schema: pa.Schema) -> Condition:
     """Check a condition against a schema; nothing is computed.

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scalable.catalog.catalog import Catalog, LeafLoader
+from scalable.catalog.catalog import Catalog
 from scalable.catalog.collection import Collection
 from scalable.catalog.light_curves import floats
+from scalable.catalog.steps import LeafLoader
 from scalable.errors import StoreError
 from scalable.io.layout import read_properties
 from scalable.kernels.partition import unit_vectors

@@ -9,10 +9,11 @@ from pathlib import PurePath
 
 import pyarrow as pa
 
-from scalable.catalog.catalog import Catalog, Chain
+from scalable.catalog.catalog import Catalog
 from scalable.catalog.collection import Collection
 from scalable.catalog.duck import execute
 from scalable.catalog.sql_plan import BROADCAST, PARTIALS, SqlPlan, plan_sql
+from scalable.catalog.steps import Chain
 from scalable.io.layout import LeafInfo
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from scalable.catalog.catalog import Catalog, Chain, open_catalog
+from scalable.catalog.catalog import Catalog, open_catalog
+from scalable.catalog.steps import Chain
 from scalable.cluster import run_tasks
 from scalable.errors import ColumnError, StoreError
 from scalable.io.atomic import publish

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalable.errors import ColumnError, InputError, nearest
-from scalable.schema import Column, Schema, State
-from scalable.survey import ColumnRule, parse_unit, standard_unit
+from scalable.schema import Column, Schema, State, parse_unit, standard_unit
+from scalable.survey import ColumnRule
 
 
 def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str) -> Schema:

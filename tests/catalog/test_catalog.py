@@ -13,10 +13,11 @@ import pytest
 from dask.base import is_dask_collection
 
 from scalable.catalog.bands import join_bands
-from scalable.catalog.catalog import Catalog, columns_needed, open_catalog
+from scalable.catalog.catalog import Catalog, open_catalog
 from scalable.catalog.collection import Collection
 from scalable.catalog.search import cone_search, id_search
 from scalable.catalog.sql import sql
+from scalable.catalog.steps import columns_needed
 from scalable.catalog.variability import variability
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate
@@ -104,7 +105,7 @@ def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, tuple[str,
         read.append((path, tuple(columns)))
         return read_leaf(path, columns)
 
-    monkeypatch.setattr("scalable.catalog.catalog.read_leaf", recorded)
+    monkeypatch.setattr("scalable.catalog.steps.read_leaf", recorded)
     return read
 
 

@@ -33,7 +33,7 @@ def angles(xyz: Float) -> tuple[Float, Float]:
 
 def moved(ra_deg: Float, dec_deg: Float, bearing: Float, arcsec: Float) -> tuple[Float, Float]:
     """Return positions moved along great circles by exactly ``arcsec``."""
-    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
+    ra = np.radians(ra_deg)
     up = vectors(ra_deg, dec_deg)
     east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=-1)
     direction = np.cross(up, east) * np.cos(bearing)[:, None] + east * np.sin(bearing)[:, None]

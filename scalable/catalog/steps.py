@@ -1,0 +1,122 @@
+"""What a partition's task does: load leaves, apply pending steps, read only the columns that these need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from scalable.io.layout import LeafInfo
+from scalable.io.parquet import read_leaf
+
+
+class Step(Protocol):
+    """One pending operation on a leaf; frozen, cheap on the wire. An object never spans leaves, so a step sees it whole."""
+
+    def output(self, schema: pa.Schema) -> pa.Schema:
+        """Return the schema after this step, without data."""
+
+    def needs(self, wanted: Sequence[str]) -> list[str]:
+        """Return the input columns needed to give the ``wanted`` output columns."""
+
+    def apply(self, table: pa.Table) -> pa.Table:
+        """Return the table after this step."""
+
+
+class Loader(Protocol):
+    """Where the rows of a leaf come from."""
+
+    def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
+        """Return the named columns of one leaf."""
+
+
+@dataclass(frozen=True)
+class Select:
+    """Keep some columns, in the given order."""
+
+    columns: tuple[str, ...]
+
+    def output(self, schema: pa.Schema) -> pa.Schema:
+        """Return the schema of the kept columns."""
+        return pa.schema([schema.field(name) for name in self.columns], schema.metadata)
+
+    def needs(self, wanted: Sequence[str]) -> list[str]:
+        """Return what is wanted: nothing else is read."""
+        return list(wanted)
+
+    def apply(self, table: pa.Table) -> pa.Table:
+        """Return the columns that are there; projection has dropped those nobody wants."""
+        return table.select([name for name in self.columns if name in table.column_names])
+
+    def __str__(self) -> str:
+        """Show what is pending."""
+        return f"select {', '.join(self.columns)}"
+
+
+@dataclass(frozen=True)
+class LeafLoader:
+    """Rows of a HATS catalogue on disk."""
+
+    root: str
+
+    def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
+        """Read one Parquet leaf."""
+        return read_leaf(Path(self.root) / leaf.pixel.hats_path, columns)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A loader and the steps that follow it."""
+
+    loader: Loader
+    steps: tuple[Step, ...] = ()
+
+    def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
+        """Load one leaf, reading only the columns that the steps and the result need."""
+        return apply_steps(self.loader.load(leaf, columns_needed(self.steps, columns)), self.steps, columns)
+
+
+def columns_needed(steps: Sequence[Step], wanted: Sequence[str]) -> list[str]:
+    """Return the columns to read so that ``steps`` can give the ``wanted`` ones."""
+    needed = list(wanted)
+    for step in reversed(steps):
+        needed = step.needs(needed)
+    return list(dict.fromkeys(needed))
+
+
+def apply_steps(table: pa.Table, steps: Sequence[Step], columns: Sequence[str]) -> pa.Table:
+    """Apply the steps in order and return the named columns."""
+    for step in steps:
+        table = step.apply(table)
+    return table.select(list(columns))
+
+
+def load_partition(leaves: tuple[LeafInfo, ...], chain: Chain, schema: pa.Schema) -> pa.Table:
+    """Load the leaves of one partition: the whole work of one task."""
+    return _conform([chain.load(leaf, schema.names) for leaf in leaves], schema)
+
+
+def continue_partition(table: pa.Table, steps: tuple[Step, ...], schema: pa.Schema) -> pa.Table:
+    """Apply pending steps to a partition that an earlier task made."""
+    return _conform([apply_steps(table, steps, schema.names)], schema)
+
+
+def _conform(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    """Concatenate leaves under the declared schema, which carries units and roles that single files lack."""
+    return pa.concat_tables([table.cast(schema) for table in tables] or [schema.empty_table()])
+
+
+class _NoLoader:
+    """Stands where rows come from earlier tasks."""
+
+    def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
+        raise TypeError("rows of this catalogue come from earlier tasks")
+
+    def __dask_tokenize__(self) -> str:
+        return "no loader"
+
+
+NO_LOADER = _NoLoader()
