@@ -209,7 +209,9 @@ def _summary(report: Any) -> None:
         table = Table("product", Column("rows", justify="right"), Column("MB", justify="right"), Column("path", overflow="fold"))
         for product in report.products:
             rows = "" if product.rows is None else f"{product.rows:,}"
-            table.add_row(product.name, rows, f"{product.size_bytes / 1e6:,.1f}", str(product.path))
+            here = product.path.is_relative_to(Path.cwd())
+            path = product.path.relative_to(Path.cwd()) if here else product.path
+            table.add_row(product.name, rows, f"{product.size_bytes / 1e6:,.1f}", str(path))
         out.print(table)
         out.print(f"digest of the survey {collection.manifest['survey_digest'][:16]}", style="dim")
     if report.page:

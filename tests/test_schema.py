@@ -6,11 +6,12 @@ from dataclasses import FrozenInstanceError, fields
 
 import pyarrow as pa
 import pytest
+from astropy import units as u
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scalable.errors import ColumnError
-from scalable.schema import ROLES, Column, Schema, State
+from scalable.schema import ROLES, Column, Schema, State, parse_unit, standard_unit
 
 TYPES = [pa.int64(), pa.float32(), pa.string(), pa.bool_(), pa.list_(pa.float64()), pa.list_(pa.int16(), 3)]
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -93,3 +94,24 @@ def test_codes_of_states_are_those_of_the_release_format() -> None:
         "REJECTED": 4,
         "IMPUTED": 5,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("deg", u.deg),
+        ("RADIANS", u.rad),
+        ("ct.s**-1", u.ct / u.s),
+        ("ADU", u.adu),
+        ("", u.dimensionless_unscaled),
+        (" mag ", u.mag),
+    ],
+)
+def test_units_are_read_in_the_spellings_that_archives_use(text: str, unit: u.UnitBase) -> None:
+    assert parse_unit(text) == unit
+
+
+def test_standard_units_are_vounits_and_unknown_ones_none() -> None:
+    assert standard_unit("RADIANS") == "rad"
+    assert standard_unit("mJy/arcsec2") == "mJy.arcsec**-2"
+    assert parse_unit("radianz") is standard_unit("radianz") is None

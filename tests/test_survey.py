@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from astropy import units as u
 
 from scalable.errors import ColumnError, InputError, SurveyError
-from scalable.survey import ColumnRule, Part, Survey, field_names, model_at, open_survey, parse_unit, standard_unit
+from scalable.survey import ColumnRule, Part, Survey, field_names, model_at, open_survey
 
 GOOD = """\
 survey: Demo
@@ -281,24 +280,3 @@ def test_help_names_fields_as_they_are_written() -> None:
     assert "survey" in field_names(())
     assert "name" not in field_names(())
     assert field_names(("columns", "Ra")) == sorted(ColumnRule.model_fields)
-
-
-@pytest.mark.parametrize(
-    ("text", "unit"),
-    [
-        ("deg", u.deg),
-        ("RADIANS", u.rad),
-        ("ct.s**-1", u.ct / u.s),
-        ("ADU", u.adu),
-        ("", u.dimensionless_unscaled),
-        (" mag ", u.mag),
-    ],
-)
-def test_units_are_read_in_the_spellings_that_archives_use(text: str, unit: u.UnitBase) -> None:
-    assert parse_unit(text) == unit
-
-
-def test_standard_units_are_vounits_and_unknown_ones_none() -> None:
-    assert standard_unit("RADIANS") == "rad"
-    assert standard_unit("mJy/arcsec2") == "arcsec**-2.mJy"
-    assert parse_unit("radianz") is standard_unit("radianz") is None

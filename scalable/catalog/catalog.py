@@ -16,7 +16,7 @@ from dask.threaded import get as threaded_get
 
 from scalable.catalog.condition import parse_condition
 from scalable.catalog.steps import NO_LOADER, Chain, LeafLoader, Select, Step, continue_partition, load_partition
-from scalable.errors import ColumnError, nearest, require
+from scalable.errors import ColumnError, StoreError, nearest, require
 from scalable.io.layout import META_KEY, LeafInfo, read_layout
 from scalable.schema import Schema
 
@@ -193,6 +193,20 @@ class Catalog(DaskMethodsMixin):
         return frames.from_map(
             _pandas_part, list(range(self.npartitions)), meta=_to_pandas(self.schema.empty_table()), catalog=self
         )
+
+    def to_lsdb(self) -> Any:
+        """Return the catalogue as LSDB opens it, with its index; needs the extra ``hats``.
+
+        Raises
+        ------
+        StoreError
+            If something is pending: LSDB reads what is on disk, so write it first.
+        """
+        if self.chain.steps or not isinstance(self.chain.loader, LeafLoader):
+            raise StoreError(f"{self.title} has pending steps; write_catalog() it and open the result with to_lsdb()")
+        root = Path(self.chain.loader.root)
+        collection = root.parent if (root.parent / "collection.properties").exists() else root
+        return require("lsdb", "hats").open_catalog(str(collection))
 
     # For people -----------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import pytest
 
 from scalable.catalog.collection import Collection
 from scalable.catalog.search import cone_search, id_search
+from scalable.errors import StoreError
 
 # Warnings inside these packages are theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -32,6 +33,13 @@ def test_lsdb_opens_a_member_and_its_searches_agree_with_ours(vvv: Collection, m
         mine = id_search(ours, ids).compute()
         assert sorted(found["object_id"]) == sorted(mine["object_id"].to_pylist())
         assert set(found["object_id"]) == set(ids)
+
+
+def test_a_catalogue_hands_itself_to_lsdb_unless_something_is_pending(vvv: Collection) -> None:
+    pytest.importorskip("lsdb", reason="the extra `hats` is not installed")
+    assert len(vvv.objects.to_lsdb()) == vvv.objects.rows
+    with pytest.raises(StoreError, match="write_catalog"):
+        vvv.objects.where("n_Ks > 1").to_lsdb()
 
 
 @pytest.mark.parametrize("member", ["objects", "detections"])
