@@ -18,10 +18,10 @@ demo: $(READY)
 	$(BIN)/scalable demo demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n auto --dist loadscope -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -85,7 +85,7 @@ def run_tasks(
     if client is None:
         return _run_here(task, items, shared, on_done)
     # Hashed by content, as is the default, two batches would share a key, and releasing the first would lose the second's.
-    arguments = [client.scatter(value, broadcast=True, hash=False) for value in shared]
+    arguments = client.scatter(list(shared), broadcast=True, hash=False) if shared else []
     futures = [client.submit(task, item, *arguments, pure=False) for item in items]
     for future in as_completed(futures):
         result = future.result()

@@ -80,7 +80,7 @@ def open_collection(path: str | Path) -> Collection:
     """
     path = Path(path).absolute()
     folder = (path / "current").resolve() if (path / "current").is_symlink() else path
-    if not (folder / "manifest.json").exists():
+    if not (folder / "manifest.json").is_file():
         raise StoreError(f"{path}: no committed version here; run: scalable run survey.yaml --into {path}")
     return Collection(folder, read_json(folder / "manifest.json"))
 
@@ -99,18 +99,36 @@ def find_version(store: Path, run_id: str) -> Collection | None:
 
 
 def _newest(store: Path) -> Path | None:
-    versions = [path for path in (store / "versions").glob("*") if path.name.isdigit()]
+    # A folder without a manifest is none of ours: versions appear whole.
+    versions = [path for path in (store / "versions").glob("*") if path.name.isdigit() and (path / "manifest.json").exists()]
     return max(versions, key=lambda path: int(path.name), default=None)
 
 
-def commit(store: Path, version: Path, work: Path) -> Collection:
-    """Publish a finished version under the next number and point ``current`` at it; then drop its intermediate files."""
-    newest = _newest(store)
-    destination = store / "versions" / f"{int(newest.name) + 1 if newest else 1:04d}"
+def commit(store: Path, version: Path) -> Collection:
+    """Publish a finished version under the next number and point ``current`` at it; then drop intermediate files."""
+    taken = [int(path.name) for path in (store / "versions").glob("*") if path.name.isdigit()]
+    destination = store / "versions" / f"{max(taken, default=0) + 1:04d}"
     try:
         publish(version, destination)
+        point(store / "current", os.path.join("versions", destination.name))
     except OSError as error:
-        raise StoreError(f"{destination}: the new version cannot be published ({error.strerror}); run again") from error
-    point(store / "current", os.path.join("versions", destination.name))
-    shutil.rmtree(work, ignore_errors=True)
+        raise StoreError(f"{destination}: the new version cannot be published ({error}); mend that and run again") from error
+    sweep(store)
     return open_collection(store)
+
+
+def sweep(store: Path, *, keep: Path | None = None) -> None:
+    """Remove intermediate files of finished and abandoned runs, all but ``keep``; only under the store's lock.
+
+    A folder is renamed before it is emptied, so that a half-removed one is never taken for one to go on with.
+    """
+    for path in (store / "work").glob("*"):
+        if path != keep and not path.name.startswith(".tmp-"):
+            path.rename(path.with_name(f".tmp-{path.name}"))
+    for path in (*store.glob(".tmp-*"), *(store / "work").glob(".tmp-*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if keep is None and (store / "work").is_dir():
+        shutil.rmtree(store / "work", ignore_errors=True)

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import math
 import os
-import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalable.catalog.collection import Collection, find_version
+from scalable.catalog.collection import Collection, find_version, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
 from scalable.catalog.ingest_map import CELL_ORDER, Batch, MapRecord, Settings, make_batches, map_batch
 from scalable.catalog.ingest_reduce import (
@@ -39,13 +39,15 @@ from scalable.io.runs import read_arrow, read_json, write_json
 from scalable.kernels.partition import split_pixels
 from scalable.schema import Schema
 from scalable.sky.healpix import neighbours, ring_order
-from scalable.sky.pixel import Pixel
+from scalable.sky.pixel import MAX_ORDER, Pixel
 from scalable.survey import Survey
 
 BATCH_BYTES = 64 << 20
 """Input that one map task reads; its memory is about four times that."""
 TASK_BYTES = 64 << 20
 """Decoded leaves that one reduce task writes, one after the other."""
+VOTERS = 32
+"""Headers that are read to find out which columns most files have."""
 BUCKET_BYTES = 1 << 30
 """Input whose objects one task of the spread check compares."""
 
@@ -96,10 +98,8 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     inputs = find_inputs(survey)
     with _locked(store):
         work = store / "work" / inputs.run_id[:16]
-        done = find_version(store, inputs.run_id) if resume else None
-        if done or not resume:
-            shutil.rmtree(work, ignore_errors=True)
-        return done or _run(survey, inputs, store, work, progress or _silent)
+        sweep(store, keep=work if resume else None)
+        return (find_version(store, inputs.run_id) if resume else None) or _run(survey, inputs, store, work, progress or _silent)
 
 
 def find_inputs(survey: Survey) -> Inputs:
@@ -120,15 +120,24 @@ def input_bytes(survey: Survey) -> int:
 
 
 def reference_schema(survey: Survey, candidates: Sequence[Source]) -> Schema:
-    """Return the columns that detections will have, from the first file that has every declared column."""
+    """Return the columns that detections will have: those that most of the files have, by the headers of a few.
+
+    Without this vote an odd first file would set all the others aside.
+    """
     reader = reader_for(survey.files.format)
-    reasons = []
-    for source in candidates:
+    reasons: list[str] = []
+    votes: Counter[Schema] = Counter()
+    few = list(candidates[:: max(1, len(candidates) // VOTERS)])
+    for source in [*few, *candidates]:
+        if votes and source is candidates[0]:
+            break
         try:
-            return stored_schema(reader.describe(source).schema, survey.columns, path=source.path)
+            votes[stored_schema(reader.describe(source).schema, survey.columns, path=source.path)] += 1
         except (ScalableError, OSError) as error:
             reasons.append(str(error))
-    raise InputError(f"none of the {len(candidates)} files can be used; the first says: {reasons[0]}")
+    if not votes:
+        raise InputError(f"none of the {len(candidates)} files can be used; the first says: {reasons[0]}")
+    return votes.most_common(1)[0][0]
 
 
 def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Progress) -> Collection:
@@ -161,7 +170,9 @@ def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> li
     records = run_tasks(map_batch, batches, settings, on_done=tell)
     if not any(record.rows for record in records):
         reasons = [entry.reason for record in records for entry in record.files if entry.reason]
-        raise InputError(f"no row of any file can be stored; the first reason: {(reasons or ['every row was rejected'])[0]}")
+        rejected = any(entry.rejected for record in records for entry in record.files)
+        reasons.append("every row was rejected" if rejected else "every table is empty")
+        raise InputError(f"no row of any file can be stored; the first reason: {reasons[0]}")
     return records
 
 
@@ -175,7 +186,12 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
     if len(suspects):
         wide = run_tasks(settle_wide, [np.sort(suspects)], settings, runs)[0]
     counted = pa.concat_tables([read_arrow(run.work / "map" / f"{name}.cells.arrow") for name, _, _ in runs])
-    cells, rows = cells_to_cut(counted["cell"].to_numpy(), counted["rows"].to_numpy())
+    # The mean of a wide object can lie far from all its detections.
+    owners = wide["owner"].to_numpy() >> 2 * (MAX_ORDER - CELL_ORDER)
+    cells, rows = cells_to_cut(
+        np.concatenate([counted["cell"].to_numpy(), owners]),
+        np.concatenate([counted["rows"].to_numpy(), np.zeros(len(owners), dtype=np.int64)]),
+    )
     order = ring_order(store.margin_arcsec)
     limit = max(1, int(store.leaf_mb * 1e6 / row_bytes(settings.schema)))
     cut = split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, order))
@@ -249,10 +265,10 @@ def _start(work: Path, run_id: str) -> str:
 def _locked(store: Path) -> Iterator[None]:
     """Hold the store's lock; a killed process loses it by itself."""
     try:
-        store.mkdir(parents=True, exist_ok=True)
+        (store / "work").mkdir(parents=True, exist_ok=True)
         lock = (store / "lock").open("w")
     except OSError as error:
-        raise StoreError(f"{store}: the store cannot be written ({error.strerror}); choose another folder with --into") from error
+        raise StoreError(f"{store}: the store cannot be written ({error}); choose another folder with --into") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

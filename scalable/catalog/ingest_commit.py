@@ -21,7 +21,7 @@ from scalable.catalog.collection import Collection, commit
 from scalable.catalog.ingest_map import FileRecord, MapRecord, Settings
 from scalable.catalog.ingest_reduce import Reduced, detections_schema, objects_schema, write_index_part
 from scalable.cluster import run_tasks
-from scalable.errors import AccountingError
+from scalable.errors import AccountingError, StoreError
 from scalable.io.atomic import write_text
 from scalable.io.layout import META_KEY, finish_catalog, finish_collection, finish_index
 from scalable.io.parquet import Leaf, write_leaf
@@ -95,7 +95,7 @@ def commit_version(run: Run, records: Sequence[MapRecord], reduced: Sequence[Red
         "files": _files(run.version, digests),
     }
     write_json(run.version / "manifest.json", manifest)
-    return commit(run.store, run.version, run.work)
+    return commit(run.store, run.version)
 
 
 def balance(run: Run, files: Mapping[int, FileRecord], reduced: Sequence[Reduced], listed: int) -> dict[int, tuple[int, int]]:
@@ -181,7 +181,7 @@ def _write_indexes(run: Run, pixels: tuple[Pixel, ...]) -> None:
     """Write the index from id to pixel once and link it into both collections: their leaves correspond one to one."""
     ids = [read_arrow(pixel_file(run.work, pixel, "ids"))["object_id"].to_numpy() for pixel in pixels]
     edges = index_edges(ids)
-    bounds = [(number, low, high) for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))]
+    bounds = [(number, low, high) for number, (low, high) in enumerate(edges)]
     parts = [part for part in run_tasks(write_index_part, bounds, run.settings, pixels) if part]
     for member in ("objects", "detections"):
         collection, index = run.version / member, f"{member}_id"
@@ -195,13 +195,14 @@ def _write_indexes(run: Run, pixels: tuple[Pixel, ...]) -> None:
         finish_collection(collection, name=name, primary=member, indexes={"object_id": index})
 
 
-def index_edges(ids: Sequence[NDArray[np.int64]]) -> list[int]:
-    """Return edges of id ranges with about `INDEX_PART_ROWS` each, from evenly spaced samples of sorted ids."""
+def index_edges(ids: Sequence[NDArray[np.int64]]) -> list[tuple[int, int]]:
+    """Return the first and the last id of ranges with about `INDEX_PART_ROWS` each, from evenly spaced samples of sorted ids."""
     samples = np.sort(np.concatenate([values[:: max(1, len(values) // 64)] for values in ids]))
     parts = math.ceil(sum(len(values) for values in ids) / INDEX_PART_ROWS)
     inner = {int(samples[len(samples) * part // parts]) for part in range(1, parts)}
     low, high = min(int(values[0]) for values in ids), max(int(values[-1]) for values in ids)
-    return [low, *sorted(inner - {low}), high + 1]
+    starts = [low, *sorted(inner - {low})]
+    return list(zip(starts, [*(start - 1 for start in starts[1:]), high], strict=True))
 
 
 def _observations(run: Run, files: Mapping[int, FileRecord], books: Mapping[int, tuple[int, int]]) -> pa.Table:
@@ -234,6 +235,9 @@ def _write_quarantine(path: Path, files: Mapping[int, FileRecord]) -> None:
 
 def _files(version: Path, known: Mapping[str, Leaf]) -> list[dict[str, Any]]:
     """Return every file of the version with bytes and digest, leaves with their rows; leaves are not read again."""
+    gone = [name for name in known if not (version / name).exists()]
+    if gone:
+        raise StoreError(f"{version / gone[0]} was written and is not there any more; nothing was committed, run again")
     entries: list[dict[str, Any]] = []
     for path in sorted(path for path in version.rglob("*") if path.is_file()):
         name = path.relative_to(version).as_posix()

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
-from scalable.io.rules import apply_rules, column_of_floats, factor, stored_schema
-from scalable.io.runs import read_json, write_arrow, write_json
+from scalable.io.rules import WORK_PREFIX, apply_rules, column_of_floats, factor, stored_schema
+from scalable.io.runs import flat, read_json, take_rows, write_arrow, write_json
 from scalable.kernels.partition import boundaries, boxes, bucket_of, unit_vectors
 from scalable.schema import Column, Schema
 from scalable.sky.healpix import to_pixels
@@ -27,7 +27,7 @@ from scalable.survey import Survey
 CELL_ORDER = 10
 """Order at which rows are counted for the plan (206 arcsec)."""
 
-WORK_COLUMNS = ("_healpix_29", "_ra", "_dec", "_observation", "object_id", "source_row")
+WORK_COLUMNS = ("_healpix_29", f"{WORK_PREFIX}ra", f"{WORK_PREFIX}dec", f"{WORK_PREFIX}observation", "object_id", "source_row")
 """What a run holds beside the stored columns: pixel and position [deg] of the detection, rank of its observation, id, row."""
 
 REJECTED = pa.schema(
@@ -98,18 +98,20 @@ def map_batch(batch: Batch, settings: Settings) -> MapRecord:
     kept: list[pa.Table] = []
     rejected: list[pa.Table] = []
     for source, rank in zip(batch.sources, batch.ranks, strict=True):
-        entry = FileRecord(source.observation_id, source.path)
+        entry = FileRecord(source.observation_id, source.name)
         try:
             good, bad = _read_file(source, rank, settings, entry)
         except (ScalableError, OSError) as error:
-            entry = FileRecord(source.observation_id, source.path, reason=str(error) or type(error).__name__)
+            # Paths below the root, so that a store does not depend on where its input lay.
+            reason = (str(error) or type(error).__name__).replace(f"{settings.survey.root}/", "")
+            entry = FileRecord(source.observation_id, source.name, reason=reason)
         else:
             kept += good
             rejected += bad
         record.files.append(entry)
     rows = pa.concat_tables(kept) if kept else _empty(settings.schema)
-    rows = rows.take(np.argsort(rows["_healpix_29"].to_numpy(), kind="stable"))
-    pixels = rows["_healpix_29"].to_numpy()
+    rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
+    pixels = flat(rows, "_healpix_29")
     record.rows = len(pixels)
     if record.rows:
         record.first, record.last = int(pixels[0]), int(pixels[-1])
@@ -153,14 +155,15 @@ def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord)
 
 def _same_columns(found: Schema, wanted: Schema, source: Source) -> None:
     """Refuse a file whose columns differ from the survey's others: neither may be lost silently."""
-    types = {column.name: column.dtype for column in wanted}
+    types = {column.name: (column.dtype, column.unit) for column in wanted}
     for column in found:
         if column.name not in types:
             raise InputError(f"{source.path}: HDU {source.hdu} has a column {column.name!r} that the other files have not")
-        if column.dtype != types[column.name]:
-            raise InputError(
-                f"{source.path}: HDU {source.hdu} column {column.name!r} is {column.dtype}, elsewhere {types[column.name]}"
+        if (column.dtype, column.unit) != types[column.name]:
+            here, elsewhere = (
+                f"{dtype} [{unit}]".replace(" []", "") for dtype, unit in ((column.dtype, column.unit), types[column.name])
             )
+            raise InputError(f"{source.path}: HDU {source.hdu} column {column.name!r} is {here}, elsewhere {elsewhere}")
     for name in wanted.names:
         if name not in found:
             raise InputError(f"{source.path}: HDU {source.hdu} has no column {name!r}, which the other files have")
@@ -175,6 +178,8 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     dec = degrees(table, dec_column)
     reasons = np.full(len(rows), "", dtype=object)
     columns = np.full(len(rows), "", dtype=object)
+    # The pole in single-precision radians is a hair beyond 90 degrees.
+    dec = np.where(np.abs(dec) <= 90.0 * (1 + 2.0**-23), np.clip(dec, -90.0, 90.0), dec)
     problems = (
         (dec_column, "declination outside -90 to 90 degrees", ~(np.abs(dec) <= 90.0)),
         (ra_column, "right ascension is no number or far outside 0 to 360 degrees", ~(np.abs(ra) <= 720.0)),
@@ -189,9 +194,9 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     rejected = REJECTED.empty_table()
     if bad.any():
         values = [str(table[column][int(row)].as_py()) for row, column in zip(np.flatnonzero(bad), columns[bad], strict=True)]
-        rejected = rejection(source.path, source.observation_id, rows[bad], keys[bad], reasons[bad], columns[bad], values)
+        rejected = rejection(source, rows[bad], ids.filter(pa.array(bad)), reasons[bad], columns[bad], values)
         good = np.flatnonzero(~bad)
-        table, rows, keys, ra, dec = table.take(good), rows[good], keys[good], ra[good], dec[good]
+        table, rows, keys, ra, dec = take_rows(table, good), rows[good], keys[good], ra[good], dec[good]
     pixels = to_pixels(ra, dec) if len(ra) else np.zeros(0, dtype=np.int64)
     ranks = np.full(len(rows), rank, dtype=np.int32)
     work = dict(zip(WORK_COLUMNS, (pixels, ra, dec, ranks, keys.astype(np.int64), rows), strict=True))
@@ -199,16 +204,17 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     return located, rejected
 
 
-def rejection(path: str, observation_id: int, rows: Any, ids: Any, reasons: Any, columns: Any, values: Any) -> pa.Table:
+def rejection(source: Source, rows: Any, ids: Any, reasons: Any, columns: Any, values: Any) -> pa.Table:
     """Return rejected rows of one file in the form that accounting keeps."""
     n = len(rows)
-    return pa.table([[path] * n, [observation_id] * n, rows, ids, list(reasons), list(columns), list(values)], schema=REJECTED)
+    columns = [[source.name] * n, [source.observation_id] * n, rows, ids, list(reasons), list(columns), list(values)]
+    return pa.table(columns, schema=REJECTED)
 
 
 def _integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
     try:
         return pc.cast(column.combine_chunks(), pa.int64())
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise InputError(
             f"{source.path}: HDU {source.hdu} column {name!r}: object ids must be whole numbers that fit 64 bits ({error})"
         ) from error
@@ -217,15 +223,19 @@ def _integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array
 def degrees(table: pa.Table, name: str) -> NDArray[np.float64]:
     """Return an angle column in degrees, float64, NaN where it is null; degrees are assumed where it has no unit."""
     unit = Column.from_field(table.schema.field(name)).unit
-    return column_of_floats(table[name]).combine_chunks().to_numpy(zero_copy_only=False) * factor(unit or "deg", "deg", name)
+    try:
+        values = column_of_floats(table[name]).combine_chunks().to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise InputError(f"column {name!r} is {table[name].type}; a position must be one number per row") from error
+    return values * factor(unit or "deg", "deg", name)
 
 
 def _boxes(rows: pa.Table, buckets: int) -> pa.Table:
     """Return the Cartesian box of every object in this run, sorted by bucket and id: what the spread check needs."""
-    ids = rows["object_id"].to_numpy()
-    by_id = np.argsort(ids, kind="stable")
+    ids = flat(rows, "object_id")
+    by_id = np.argsort(ids)
     offsets = boundaries(ids[by_id])
-    vectors = unit_vectors(rows["_ra"].to_numpy()[by_id], rows["_dec"].to_numpy()[by_id])
+    vectors = unit_vectors(flat(rows, "_work_ra")[by_id], flat(rows, "_work_dec")[by_id])
     box = boxes(vectors, offsets)
     ids = ids[by_id][offsets[:-1]]
     bucket = bucket_of(ids, buckets)

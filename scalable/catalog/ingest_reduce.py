@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from scalable.catalog.ingest_map import REJECTED, Settings, rejection
 from scalable.io.layout import HEALPIX_COLUMN
 from scalable.io.parquet import Leaf, write_leaf
-from scalable.io.runs import column, ranges_of, read_arrow, read_json, write_arrow, write_json
+from scalable.io.reader import Source
+from scalable.io.runs import flat, ranges_of, read_arrow, read_json, take_rows, write_arrow, write_json
+from scalable.kernels.order import canonical_order
 from scalable.kernels.partition import (
     boundaries,
     box_extent_arcsec,
@@ -121,23 +123,22 @@ def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[tup
     pieces = []
     for name, _, _ in runs:
         run = read_arrow(folder / "map" / f"{name}.run.arrow")
-        pieces.append(run.filter(pa.array(np.isin(column(run, "object_id"), suspects))))
-    rows = _canonical(pa.concat_tables(pieces))
-    offsets = boundaries(rows["object_id"].to_numpy())
-    vectors = unit_vectors(rows["_ra"].to_numpy(), rows["_dec"].to_numpy())
-    spread = spreads_arcsec(vectors, offsets)
+        pieces.append(run.filter(pa.array(np.isin(flat(run, "object_id"), suspects))))
+    rows = pa.concat_tables(pieces)
+    objects = group(rows)
+    # The spread is that of all rows, duplicates too: a task that sees a far duplicate alone would take it for the object.
+    by_id = np.argsort(flat(rows, "object_id"))
+    vectors = unit_vectors(flat(rows, "_work_ra")[by_id], flat(rows, "_work_dec")[by_id])
+    spread = spreads_arcsec(vectors, boundaries(flat(rows, "object_id")[by_id]))
     wide = spread > settings.survey.store.margin_arcsec
-    ids = rows["object_id"].to_numpy()[offsets[:-1]]
-    rows = rows.filter(pa.array(np.repeat(wide, np.diff(offsets))))
-    # The owner is found from the rows that stay after duplicates are dropped, exactly as the reduce stage will find it.
-    unique, offsets, owners, _ = _objects_of(rows)
-    owner_of_id = dict(zip(unique["object_id"].to_numpy()[offsets[:-1]].tolist(), owners.tolist(), strict=True))
-    owner = np.array([owner_of_id[i] for i in rows["object_id"].to_numpy().tolist()], dtype=np.int64)
-    rows = rows.append_column("_owner", pa.array(owner))
-    write_arrow(rows.take(np.argsort(owner, kind="stable")), folder / "wide.arrow")
-    detections = [int(np.sum(rows["object_id"].to_numpy() == i)) for i in ids[wide]]
-    owners_of_wide = [owner_of_id[i] for i in ids[wide].tolist()]
-    return pa.table([ids[wide], spread[wide], detections, owners_of_wide], schema=WIDE)
+    ids, owners = objects.ids[wide], objects.owners[wide]
+    # Every row of a wide object, duplicates too: the owner of the object drops and lists them.
+    mine = np.flatnonzero(np.isin(flat(rows, "object_id"), ids))
+    owner = owners[np.searchsorted(ids, flat(rows, "object_id")[mine])]
+    by_owner = np.argsort(owner, kind="stable")
+    set_apart = take_rows(rows, mine[by_owner]).append_column("_work_owner", pa.array(owner[by_owner]))
+    write_arrow(set_apart, folder / "wide.arrow")
+    return pa.table([ids, spread[wide], np.diff(objects.offsets)[wide], owners], schema=WIDE)
 
 
 def reduce_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> list[Reduced]:
@@ -148,23 +149,31 @@ def reduce_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> list[Reduced]:
 def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
     work = Path(plan.settings.work)
     done = work / "reduce" / f"{pixel.order}-{pixel.index}.json"
-    if done.exists():
-        return _load(done)
-    rows = _canonical(_gather(pixel, plan))
-    unique, offsets, owners, duplicates = _objects_of(rows)
-    mine = np.flatnonzero((owners >= pixel.start) & (owners < pixel.stop))
+    if done.exists() and _whole(result := _load(done), work / "version"):
+        return result
+    rows = _gather(pixel, plan)
+    objects = group(rows)
+    mine = np.flatnonzero((objects.owners >= pixel.start) & (objects.owners < pixel.stop))
     result = Reduced(pixel, None, None, {}, {}, {})
     if len(mine):
-        ids = unique["object_id"].to_numpy()[offsets[:-1]]
         # Canonical order along the sky: pixel of the object, then its id.
-        mine = mine[np.lexsort((ids[mine], owners[mine]))]
-        result = _write_pixel(pixel, plan, unique, offsets, owners, mine)
-        duplicates = duplicates.filter(pa.array(np.isin(duplicates["object_id"].to_numpy(), ids[mine])))
+        mine = mine[np.lexsort((objects.ids[mine], objects.owners[mine]))]
+        result = _write_pixel(pixel, plan, rows, objects, mine)
+        ids = np.sort(objects.ids[mine])
+        duplicates = take_rows(rows.select(["object_id", "_work_observation", "source_row"]), objects.duplicates)
+        duplicates = duplicates.filter(pa.array(np.isin(flat(duplicates, "object_id"), ids)))
         _write_rejected(duplicates, plan, work / "reduce" / f"{pixel.order}-{pixel.index}.rejected.arrow")
-        result = replace(result, duplicates=_count(duplicates["_observation"].to_numpy()))
-        write_arrow(pa.table({"object_id": np.sort(ids[mine])}), work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
+        result = replace(result, duplicates=_count(flat(duplicates, "_work_observation")))
+        write_arrow(pa.table({"object_id": ids}), work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
     _save(done, result)
     return result
+
+
+def _whole(result: Reduced, version: Path) -> bool:
+    """Return whether the leaves of a finished pixel are still there: a killed clean-up may have taken them."""
+    leaves = {"objects": result.objects, "detections": result.detections}
+    paths = [(version / kind / kind / leaf.path, leaf.size_bytes) for kind, leaf in leaves.items() if leaf]
+    return all(path.exists() and path.stat().st_size == size for path, size in paths)
 
 
 def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
@@ -178,51 +187,66 @@ def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
     ]
     if plan.wide:
         wide = read_arrow(work / "wide.arrow")
-        ids = np.unique(column(wide, "object_id"))
-        pieces = [piece.filter(pa.array(~np.isin(piece["object_id"].to_numpy(), ids))) for piece in pieces]
-        owned = ranges_of(wide, "_owner", np.array([[pixel.start, pixel.stop]]))
-        pieces.append(owned.drop_columns(["_owner"]))
+        ids = np.unique(flat(wide, "object_id"))
+        pieces = [piece.filter(pa.array(~np.isin(flat(piece, "object_id"), ids))) for piece in pieces]
+        owned = ranges_of(wide, "_work_owner", np.array([[pixel.start, pixel.stop]]))
+        pieces.append(owned.drop_columns(["_work_owner"]))
     if not pieces:
         return read_arrow(work / "map" / f"{plan.runs[0][0]}.run.arrow").slice(0, 0)
     return pa.concat_tables(pieces)
 
 
-def _canonical(rows: pa.Table) -> pa.Table:
-    """Sort by id, observation (band, MJD, id) and source row."""
-    keys = [rows[name].to_numpy() for name in ("source_row", "_observation", "object_id")]
-    return rows.take(np.lexsort(keys))
+@dataclass(frozen=True)
+class Objects:
+    """Rows grouped into objects.
 
-
-def _objects_of(rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int64], pa.Table]:
-    """Group canonical rows: rows without duplicates, offsets, the order-29 pixel of each object's mean, and the duplicates.
-
-    A second row of one object in one observation is a duplicate: the first by source row stays.
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (n,)
+        Where the rows are, in canonical order (id, observation, source row), without duplicates.
+    offsets : ndarray of int64, shape (objects + 1,)
+        Where each object's rows begin and end in ``rows``.
+    ids, ra, dec, owners : ndarray, shape (objects,)
+        Id, mean position [deg] and the order-29 pixel that holds it.
+    duplicates : ndarray of int64
+        Where the second and later rows of one object in one observation are.
     """
-    ids, observations = rows["object_id"].to_numpy(), rows["_observation"].to_numpy()
-    first = np.append(True, (ids[1:] != ids[:-1]) | (observations[1:] != observations[:-1]))[: len(ids)]
-    duplicates = rows.filter(pa.array(~first)).select(["object_id", "_observation", "source_row"])
-    if not first.all():
-        rows = rows.filter(pa.array(first))
-    offsets = boundaries(rows["object_id"].to_numpy())
-    ra, dec = mean_positions(unit_vectors(rows["_ra"].to_numpy(), rows["_dec"].to_numpy()), offsets)
+
+    rows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    ra: NDArray[np.float64]
+    dec: NDArray[np.float64]
+    owners: NDArray[np.int64]
+    duplicates: NDArray[np.int64]
+
+
+def group(rows: pa.Table) -> Objects:
+    """Group rows by object; the payload is not touched."""
+    ids, observations = flat(rows, "object_id"), flat(rows, "_work_observation")
+    order = canonical_order(ids, observations, flat(rows, "source_row"))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (np.diff(ids[order]) != 0) | (np.diff(observations[order]) != 0)
+    kept = order[first]
+    offsets = boundaries(ids[kept])
+    vectors = unit_vectors(flat(rows, "_work_ra")[kept], flat(rows, "_work_dec")[kept])
+    ra, dec = mean_positions(vectors, offsets)
     owners = to_pixels(ra, dec) if len(ra) else np.zeros(0, dtype=np.int64)
-    return rows, offsets, owners, duplicates
+    return Objects(kept, offsets, ids[kept][offsets[:-1]], ra, dec, owners, order[~first])
 
 
-def _write_pixel(
-    pixel: Pixel, plan: Plan, rows: pa.Table, offsets: NDArray[np.int64], owners: NDArray[np.int64], mine: NDArray[np.int64]
-) -> Reduced:
+def _write_pixel(pixel: Pixel, plan: Plan, rows: pa.Table, objects: Objects, mine: NDArray[np.int64]) -> Reduced:
     """Write both leaves of a pixel from its objects ``mine``, in canonical order."""
-    counts = np.diff(offsets)[mine]
+    counts = np.diff(objects.offsets)[mine]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    take = np.repeat(offsets[:-1][mine] - starts[:-1], counts) + np.arange(starts[-1])
-    rows = rows.take(take)
-    ra, dec = mean_positions(unit_vectors(rows["_ra"].to_numpy(), rows["_dec"].to_numpy()), starts)
-    ranks = rows["_observation"].to_numpy()
+    take = np.repeat(objects.offsets[:-1][mine] - starts[:-1], counts) + np.arange(starts[-1])
+    rows = take_rows(rows, objects.rows[take])
+    ra, dec = objects.ra[mine], objects.dec[mine]
+    ranks = flat(rows, "_work_observation")
     observed = plan.observations.take(ranks)
     source = plan.settings.schema
     columns = {
-        HEALPIX_COLUMN: np.repeat(owners[mine], counts),
+        HEALPIX_COLUMN: np.repeat(objects.owners[mine], counts),
         "object_id": rows["object_id"],
         "object_ra": np.repeat(ra, counts),
         "object_dec": np.repeat(dec, counts),
@@ -233,11 +257,11 @@ def _write_pixel(
     } | {name: rows[name] for name in source.names}
     schema = detections_schema(source)
     detections = pa.table([columns[name] for name in schema.names], schema=schema.to_arrow())
-    objects = _objects_table(detections, plan, starts, ra, dec, ranks)
     version = Path(plan.settings.work) / "version"
+    objects_table = _objects_table(detections, plan, starts, ra, dec, ranks)
     return Reduced(
         pixel,
-        write_leaf(objects, version / "objects" / "objects", pixel.hats_path),
+        write_leaf(objects_table, version / "objects" / "objects", pixel.hats_path),
         write_leaf(detections, version / "detections" / "detections", pixel.hats_path),
         _count(ranks),
         {},
@@ -272,14 +296,15 @@ def _objects_table(
 
 def _write_rejected(duplicates: pa.Table, plan: Plan, path: Path) -> None:
     tables = [REJECTED.empty_table()]
-    ranks = duplicates["_observation"].to_numpy()
+    ranks = flat(duplicates, "_work_observation")
     for rank in np.unique(ranks):
         rows = duplicates.filter(pa.array(ranks == rank))
         n = rows.num_rows
         file, observation = (plan.observations[name][int(rank)].as_py() for name in ("path", "observation_id"))
+        source = Source("", name=file, observation_id=observation)
         ids, numbers = rows["object_id"].to_numpy(), rows["source_row"].to_numpy()
         reason = ["duplicate (object, observation): the first row is kept"] * n
-        tables.append(rejection(file, observation, numbers, ids, reason, ["object_id"] * n, map(str, ids.tolist())))
+        tables.append(rejection(source, numbers, ids, reason, ["object_id"] * n, map(str, ids.tolist())))
     write_arrow(pa.concat_tables(tables), path)
 
 
@@ -289,13 +314,16 @@ def _count(ranks: NDArray[np.int32]) -> dict[int, int]:
 
 
 def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: tuple[Pixel, ...]) -> Leaf | None:
-    """Write one part of the index from id to pixel: the ids in ``[bounds[1], bounds[2])``, sorted; None if there are none."""
+    """Write one part of the index from id to pixel: the ids from ``bounds[1]`` to ``bounds[2]``, sorted; None without any."""
     number, low, high = bounds
     work = Path(settings.work)
     pieces = []
     for pixel in pixels:
         ids = read_arrow(work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
-        ids = ranges_of(ids, "object_id", np.array([[low, high]]))
+        # Both bounds belong to the range: the bound after the largest id would be no 64-bit number.
+        keys = flat(ids, "object_id")
+        first, last = int(np.searchsorted(keys, low)), int(np.searchsorted(keys, high, side="right"))
+        ids = ids.slice(first, last - first)
         n = ids.num_rows
         place = {"Norder": pixel.order, "Dir": pixel.index // 10000 * 10000, "Npix": pixel.index}
         pieces.append(ids.append_column("Norder", pa.array([place["Norder"]] * n, pa.uint8())))

@@ -53,7 +53,13 @@ def read_observations(survey: Survey) -> pa.Table:
     table = table.sort_by("observation_id")
     _check(table, survey, path=str(path))
     table = table.append_column("epoch", pa.array(_epochs(table)))
-    return table.append_column("path", pa.array([_file_name(row, survey) for row in table.to_pylist()]))
+    paths = [_file_name(row, survey) for row in table.to_pylist()]
+    shared = next((path for path in paths if paths.count(path) > 1), None) if len(set(paths)) < len(paths) else None
+    if shared:
+        raise SurveyError(
+            f"files.templates: several observations have the one file {shared!r}; use {{epoch}} or the id in the path"
+        )
+    return table.append_column("path", pa.array(paths))
 
 
 def sources(survey: Survey, observations: pa.Table) -> list[Source]:
@@ -61,6 +67,7 @@ def sources(survey: Survey, observations: pa.Table) -> list[Source]:
     return [
         Source(
             path=str(survey.confined(row["path"])),
+            name=row["path"],
             hdu=survey.files.hdu,
             observation_id=row["observation_id"],
             field=str(row.get("field", "")),

@@ -21,6 +21,8 @@ class Source:
     ----------
     path : str
         Where the file is.
+    name : str
+        Its path below the survey's root: what records and messages show.
     hdu : int
         Extension number in a FITS file; other formats ignore it.
     observation_id : int
@@ -34,6 +36,7 @@ class Source:
     """
 
     path: str
+    name: str = ""
     hdu: int = 1
     observation_id: int = 0
     field: str = ""

@@ -11,7 +11,10 @@ import pyarrow.compute as pc
 
 from scalable.errors import ColumnError, InputError, nearest
 from scalable.schema import Column, Schema, State, parse_unit, standard_unit
-from scalable.survey import ColumnRule
+from scalable.survey import STORED_NAMES, ColumnRule
+
+WORK_PREFIX = "_work_"
+"""How the columns begin that ingest adds while it works; no column of a file may."""
 
 
 def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str) -> Schema:
@@ -22,6 +25,12 @@ def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str)
     ColumnError
         If a column that the survey declares is not in the file.
     """
+    reserved = {name.lower() for name in STORED_NAMES}
+    for name in source.names:
+        if name.lower() in reserved or name.startswith(WORK_PREFIX):
+            raise InputError(
+                f"{path}: the column {name!r} has a name that ingest gives to a column of its own; rename it in the file"
+            )
     for name in rules:
         if name not in source:
             raise ColumnError(f"{path}: no column {name!r} although the survey declares it; {nearest(name, source.names)}")
@@ -99,6 +108,6 @@ def _without_sentinels(column: pa.ChunkedArray, rule: ColumnRule) -> tuple[pa.Ch
     states = np.where(null, State[rule.null_state.upper()], State.MEASURED).astype(np.uint8)
     for sentinel in rule.nulls:
         # The sentinel is compared in the column's own precision: -9.999 is stored as a float32.
-        scalar = pa.scalar(np.array(sentinel.value).astype(values.type.to_pandas_dtype()), values.type)
+        scalar = pa.scalar(np.array(sentinel.value).astype(values.type.to_pandas_dtype()).item(), values.type)
         states[pc.equal(values, scalar).fill_null(False).to_numpy(zero_copy_only=False)] = State[sentinel.state.upper()]
     return pa.chunked_array([pc.if_else(pa.array(states == 0), values, pa.scalar(None, values.type))]), pa.array(states)

@@ -33,7 +33,7 @@ def read_arrow(path: Path) -> pa.Table:
 
 def ranges_of(run: pa.Table, key: str, ranges: NDArray[np.int64]) -> pa.Table:
     """Return the rows of a run sorted by ``key`` whose key lies in one of the half-open ``ranges``, shape (n, 2)."""
-    keys = column(run, key)
+    keys = flat(run, key)
     if len(keys) == 0:
         return run
     near = (ranges[:, 1] > keys[0]) & (ranges[:, 0] <= keys[-1])
@@ -43,12 +43,29 @@ def ranges_of(run: pa.Table, key: str, ranges: NDArray[np.int64]) -> pa.Table:
     return pa.concat_tables(pieces) if pieces else run.slice(0, 0)
 
 
-def column(table: pa.Table, name: str) -> NDArray[Any]:
+def take_rows(table: pa.Table, index: NDArray[np.int64]) -> pa.Table:
+    """Return rows of a table by index, as one chunk a column.
+
+    Numbers without nulls go through NumPy, which gathers them several times faster than Arrow gathers from many chunks.
+    """
+    columns = []
+    for values in table.columns:
+        plain = values.null_count == 0 and (pa.types.is_integer(values.type) or pa.types.is_floating(values.type))
+        if plain:
+            columns.append(pa.array(np.take(_joined(values), index), values.type))
+        else:
+            columns.append(values.combine_chunks().take(pa.array(index)))
+    return pa.table(columns, schema=table.schema)
+
+
+def _joined(values: pa.ChunkedArray) -> NDArray[Any]:
+    chunks = [chunk.to_numpy() for chunk in values.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.zeros(0, values.type.to_pandas_dtype()), *chunks])
+
+
+def flat(table: pa.Table, name: str) -> NDArray[Any]:
     """Return one column without nulls as a flat NumPy array, without a copy where it is one chunk."""
-    chunks = table[name].chunks
-    if len(chunks) == 1:
-        return chunks[0].to_numpy(zero_copy_only=False)
-    return table[name].to_numpy()
+    return _joined(table[name])
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

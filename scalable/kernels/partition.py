@@ -10,6 +10,10 @@ Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
 
+MANY = 2000
+"""Members from which on a group's spread is bounded instead of measured pair by pair."""
+
+
 def split_pixels(cells: Int, counts: Int, cell_order: int, *, limit: int, max_order: int) -> list[tuple[int, int, int]]:
     """Cut the occupied sky into the largest pixels that hold at most ``limit`` rows each.
 
@@ -25,7 +29,7 @@ def split_pixels(cells: Int, counts: Int, cell_order: int, *, limit: int, max_or
     Returns
     -------
     list of (order, index, rows)
-        Pixels that hold rows, along the sky; none inside another.
+        Pixels that hold cells, along the sky; none inside another.
     """
     total = np.concatenate([[0], np.cumsum(counts)])
     pixels: list[tuple[int, int, int]] = []
@@ -36,7 +40,9 @@ def split_pixels(cells: Int, counts: Int, cell_order: int, *, limit: int, max_or
         last = np.searchsorted(cells, (waiting + 1) << shift)
         rows = total[last] - total[first]
         done = (rows <= limit) | (order == max_order)
-        pixels += [(order, int(p), int(n)) for p, n in zip(waiting[done & (rows > 0)], rows[done & (rows > 0)], strict=True)]
+        # Cells without rows count too: the mean of an object may lie there.
+        kept = done & (last > first)
+        pixels += [(order, int(p), int(n)) for p, n in zip(waiting[kept], rows[kept], strict=True)]
         waiting = ((waiting[~done] << 2)[:, None] + np.arange(4)).ravel()
     return sorted(pixels, key=lambda pixel: pixel[1] << 2 * (max_order - pixel[0]))
 
@@ -98,12 +104,19 @@ def mean_positions(vectors: Float, offsets: Int) -> tuple[Float, Float]:
 def spreads_arcsec(vectors: Float, offsets: Int) -> Float:
     """Return the largest separation between any two members of each group [arcsec]; 0 for a single one.
 
-    The angle is 2 asin(chord / 2), which stays accurate for small separations.
+    The angle is 2 asin(chord / 2), which stays accurate for small separations. For a group of more than `MANY` members, whose
+    pairs would take too long, the diagonal of its Cartesian box stands for it, which is never too small.
     """
     groups = len(offsets) - 1
     spread = np.zeros(groups)
     for g in range(groups):
         largest = 0.0
+        if offsets[g + 1] - offsets[g] > MANY:
+            for axis in range(3):
+                along = vectors[offsets[g] : offsets[g + 1], axis]
+                largest += (along.max() - along.min()) ** 2
+            spread[g] = np.rad2deg(2.0 * np.arcsin(min(1.0, np.sqrt(largest) / 2.0))) * 3600.0
+            continue
         for i in range(offsets[g], offsets[g + 1]):
             for j in range(i + 1, offsets[g + 1]):
                 dx = vectors[i, 0] - vectors[j, 0]

@@ -359,17 +359,6 @@ def test_a_local_cluster_of_two_workers_gives_the_same_store(
     assert ("reduce", 0, counts[-3][2]) in counts
 
 
-def test_a_sentinel_becomes_a_null_with_its_state_and_other_values_stay(tmp_path: Path) -> None:
-    flux = np.array([1.5, -9.999, np.nan, -9.9989, -0.0], dtype=np.float32)
-    table = detections([1, 2, 3, 4, 5], np.arange(5.0), np.zeros(5), Flux=pa.array(flux))
-    rule = {"role": "flux", "nulls": [{"value": -9.999, "state": "non_detection"}], "null_state": "not_observed"}
-    survey = write_survey(tmp_path, [Observation(1, "J", 1.0, table)], columns={"Flux": rule})
-    rows = pa.concat_tables(read_member(ingest(survey, into=tmp_path / "store"), "detections").values()).sort_by("source_row")
-    assert rows["Flux"].to_pylist() == [1.5, None, None, float(flux[3]), 0.0]
-    assert np.signbit(rows["Flux"].to_numpy()[4])
-    assert rows["Flux_state"].to_pylist() == [0, 1, 2, 0, 0]
-
-
 def test_a_declared_conversion_adds_a_column_and_leaves_the_source_alone(tmp_path: Path) -> None:
     table = detections([1, 2], [0.1, 0.2], [-0.5, 0.5], unit="rad")
     rule = {"role": "ra", "convert": {"name": "ra_deg", "unit": "deg"}}
@@ -383,7 +372,9 @@ def test_a_declared_conversion_adds_a_column_and_leaves_the_source_alone(tmp_pat
 def test_right_ascension_may_be_negative_or_beyond_a_turn(tmp_path: Path) -> None:
     table = detections([1, 2, 3], [-10.0, 370.0, 360.0], [0.0, 45.0, -45.0])
     rows = pa.concat_tables(
-        read_member(ingest(write_survey(tmp_path, [Observation(1, "J", 1.0, table)]), into=tmp_path / "store"), "objects").values()
+        read_member(
+            ingest(write_survey(tmp_path, [Observation(1, "J", 1.0, table)]), into=tmp_path / "store"), "objects"
+        ).values()
     ).sort_by("object_id")
     np.testing.assert_allclose(rows["object_ra"].to_numpy(), [350.0, 10.0, 0.0], atol=1e-12)
     assert rows["object_ra"].to_numpy().max() < 360.0

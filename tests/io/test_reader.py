@@ -106,9 +106,10 @@ def test_the_contract_finds_a_reader_that_leaves_bytes_out_of_the_digest(tmp_pat
 
 
 def test_a_source_is_a_value_that_travels_cheaply() -> None:
-    source = Source("/data/a.fits", 1, 7, "3", "Ks", 55000.25, 2)
+    said = {"hdu": 1, "observation_id": 7, "field": "3", "band": "Ks", "mjd": 55000.25, "epoch": 2}
+    source = Source("/data/a.fits", **said)
     assert pickle.loads(pickle.dumps(source)) == source
-    assert hash(source) == hash(Source("/data/a.fits", 1, 7, "3", "Ks", 55000.25, 2))
+    assert hash(source) == hash(Source("/data/a.fits", **said))
     assert len(pickle.dumps(source)) < 500
 
 

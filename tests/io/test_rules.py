@@ -76,6 +76,17 @@ def test_a_whole_sentinel_becomes_a_null_and_its_neighbours_stay(dtype: pa.DataT
     assert Schema.from_arrow(found.schema)["x"].null_state == "sentinel"
 
 
+@pytest.mark.parametrize("dtype", [pa.float32(), pa.float64()])
+def test_a_sentinel_of_a_float_column_is_compared_in_its_own_precision(dtype: pa.DataType) -> None:
+    near = float(np.nextafter(np.array(-9.999, dtype.to_pandas_dtype()), 0, dtype=dtype.to_pandas_dtype()))
+    found = store(one([1.5, -9.999, near, float("inf"), None], dtype), x={"nulls": [-9.999]})
+    assert found["x"].to_pylist() == [1.5, None, near, float("inf"), None]
+
+
+def test_a_sentinel_of_zero_takes_both_zeros() -> None:
+    assert store(one([0.0, -0.0, 5e-324], pa.float64()), x={"nulls": [0]})["x"].to_pylist() == [None, None, 5e-324]
+
+
 def test_nulls_of_one_meaning_need_no_states() -> None:
     rule = {"nulls": [{"value": 0, "state": "not_observed"}], "null_state": "not_observed"}
     found = store(one([0, 1, None], pa.int32()), x=rule)

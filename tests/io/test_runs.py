@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalable.errors import StoreError
-from scalable.io.runs import column, ranges_of, read_arrow, read_json, write_arrow, write_json
+from scalable.io.runs import flat, ranges_of, read_arrow, read_json, write_arrow, write_json
 
 
 def test_a_table_comes_back_as_it_was_in_one_piece(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
     empty = pa.table({"k": pa.array([], pa.int64()), "s": pa.array([], pa.string())})
     write_arrow(empty, tmp_path / "a")
     assert read_arrow(tmp_path / "a").equals(empty)
-    assert column(read_arrow(tmp_path / "a"), "k").tolist() == []
+    assert flat(read_arrow(tmp_path / "a"), "k").tolist() == []
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"x" * len(data)])
@@ -62,8 +62,8 @@ def test_ranges_give_the_rows_whose_key_lies_in_one_of_them(keys: list[int], edg
 def test_a_column_of_one_chunk_is_not_copied() -> None:
     values = np.arange(10.0)
     table = pa.table({"x": values})
-    assert np.shares_memory(column(table, "x"), values)
-    assert column(pa.concat_tables([table, table]), "x").tolist() == [*range(10), *range(10)]
+    assert np.shares_memory(flat(table, "x"), values)
+    assert flat(pa.concat_tables([table, table]), "x").tolist() == [*range(10), *range(10)]
 
 
 def test_equal_values_give_equal_json_bytes(tmp_path: Path) -> None:

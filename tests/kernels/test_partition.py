@@ -83,16 +83,20 @@ def test_the_sky_is_cut_into_the_largest_pixels_that_keep_the_limit(
     stops = [index + 1 << 2 * (cell_order - order) for order, index, _ in pixels]
     assert all(stop <= start for stop, start in zip(stops, starts[1:], strict=False)), "disjoint, along the sky"
     assert sum(rows for _, _, rows in pixels) == counts.sum(), "every row is in one"
+    for cell in cells.tolist():
+        assert any(start <= cell < stop for start, stop in zip(starts, stops, strict=True)), "and every cell, be it empty"
     for order, index, rows in pixels:
-        assert rows == rows_in(order, index) > 0
+        assert rows == rows_in(order, index)
+        assert index in cells >> 2 * (cell_order - order)
         assert rows <= limit or order == max_order
         assert order == 0 or rows_in(order - 1, index >> 2) > limit, "its parent would be too large"
 
 
-def test_a_sky_without_rows_has_no_pixels() -> None:
+def test_a_sky_without_cells_has_no_pixels_and_one_without_rows_the_largest() -> None:
     none = np.zeros(0, dtype=np.int64)
     assert split_pixels(none, none, 5, limit=3, max_order=3) == []
-    assert split_pixels(np.array([1, 2]), np.array([0, 0]), 5, limit=3, max_order=3) == []
+    # The mean of an object may lie in a cell that holds none of its rows.
+    assert split_pixels(np.array([1, 2, 3000]), np.array([0, 0, 0]), 5, limit=3, max_order=3) == [(0, 0, 0), (0, 2, 0)]
 
 
 @settings(deadline=None)
@@ -182,7 +186,7 @@ def test_boxes_merged_from_any_parts_are_the_box_of_the_whole(cluster: tuple[Flo
     assert merge_boxes(parts, np.array([0, len(parts)])).tolist() == [whole_box.tolist()]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(clusters(max_arcsec=90 * 3600))
 def test_the_extent_of_the_box_is_no_smaller_than_the_spread(cluster: tuple[Float, Float]) -> None:
     vectors = unit_vectors(*cluster)
@@ -193,16 +197,14 @@ def test_the_extent_of_the_box_is_no_smaller_than_the_spread(cluster: tuple[Floa
     assert np.sin(min(extent / float(ARCSEC), np.pi) / 2) <= np.sqrt(3) * np.sin(spread / float(ARCSEC) / 2) * (1 + 8 * EPS)
 
 
-@settings(deadline=None)
-@given(st.integers(-(2**63), 2**63 - 100_000), st.integers(1, 500), st.sampled_from([1, 2, 1000, 1 << 20]))
+@settings(deadline=None, max_examples=50)
+@given(st.integers(-(2**63), 2**62), st.integers(1, 64), st.sampled_from([1, 2, 1000, 1 << 20]))
 def test_buckets_are_in_range_and_level_for_ids_at_equal_steps(first: int, buckets: int, step: int) -> None:
-    ids = first + np.arange(100 * buckets, dtype=np.int64) * min(step, (2**63 - 1 - first) // (100 * buckets))
-    bucket = bucket_of(ids, buckets)
+    bucket = bucket_of(first + np.arange(200_000, dtype=np.int64) * step, buckets)
     assert bucket.dtype == np.int64
     filled = np.bincount(bucket, minlength=buckets)
     assert len(filled) == buckets
-    # Random buckets of 100 would spread by 10.
-    assert filled.max() <= 150
+    assert filled.max() <= 1.1 * 200_000 / buckets
 
 
 def test_the_bucket_of_an_id_does_not_depend_on_the_others() -> None:

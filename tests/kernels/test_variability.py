@@ -87,7 +87,7 @@ def assert_close(found: dict[str, float], expected: dict[str, float], loss: dict
         assert np.isnan(a) or abs(a - b) <= loss[name] + 8 * EPS * abs(b), (name, a, b)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.lists(curves, min_size=1, max_size=4))
 def test_statistics_are_what_their_formulas_say_over_the_points_that_count(some: list[Curve]) -> None:
     found = statistics_of(*some)
