@@ -23,6 +23,10 @@ class InputError(ScalableError, ValueError):
 class MissingInputError(InputError, FileNotFoundError):
     """A file that the survey lists is not there."""
 
+    def __new__(cls, *args: object) -> MissingInputError:
+        """Make it the way of the base with a layout of its own: so Dask's pickling can, which calls this alone."""
+        return FileNotFoundError.__new__(cls, *args)
+
 
 class ColumnError(ScalableError, KeyError):
     """A column, role or band that does not exist was asked for."""

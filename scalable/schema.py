@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
@@ -114,6 +115,12 @@ class Schema:
         """Column names in order."""
         return [column.name for column in self.columns]
 
+    @property
+    def row_bytes(self) -> float:
+        """Decoded bytes of one row; a text or list counts as 64."""
+        types = [column.dtype for column in self.columns]
+        return sum(dtype.bit_width / 8 if pa.types.is_primitive(dtype) else 64 for dtype in types)
+
     def by_role(self, role: str) -> list[Column]:
         """Return all columns that play ``role``, in order."""
         return [column for column in self.columns if column.role == role]
@@ -140,11 +147,14 @@ _KNOWN_UNITS = {"RADIANS": "rad", "DEGREES": "deg", "NUMBER": "", "PIXELS": "pix
 def parse_unit(text: str) -> u.UnitBase | None:
     """Return the astropy unit that ``text`` means, or None if no standard reads it."""
     spelled = _KNOWN_UNITS.get(text.strip().upper(), text.strip())
-    for unit_format in ("vounit", "fits", "cds", None):
-        try:
-            return u.Unit(spelled, format=unit_format, parse_strict="raise")
-        except (ValueError, TypeError):
-            continue
+    with warnings.catch_warnings():
+        # A deprecated spelling is still a unit.
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        for unit_format in ("vounit", "fits", "cds", None):
+            try:
+                return u.Unit(spelled, format=unit_format, parse_strict="raise")
+            except (ValueError, TypeError):
+                continue
     return None
 
 

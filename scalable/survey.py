@@ -73,8 +73,8 @@ class Template(Part):
 
     @model_validator(mode="after")
     def _plain_fields(self) -> Template:
-        for _, name, _, conversion in string.Formatter().parse(self.path):
-            if conversion or (name is not None and not name.isidentifier()):
+        for _, name, layout, conversion in string.Formatter().parse(self.path):
+            if conversion or "{" in (layout or "") or (name is not None and not name.isidentifier()):
                 raise ValueError(f"{self.path!r}: only plain column names and epoch may stand in braces, not {name!r}")
         return self
 
@@ -250,8 +250,9 @@ class Survey(Part):
         added = [rule.convert.name for rule in self.columns.values() if rule.convert]
         seen: dict[str, str] = {name.lower(): name for name in STORED_NAMES}
         for name in (*self.columns, *added):
-            if seen.setdefault(name.lower(), name) is not name:
+            if name.lower() in seen:
                 raise ValueError(f"columns: {name!r} clashes with {seen[name.lower()]!r} (SQL ignores case)")
+            seen[name.lower()] = name
 
     @property
     def input_root(self) -> Path:
@@ -300,16 +301,19 @@ def open_survey(path: str | Path) -> Survey:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SurveyError(f"{path}: not valid YAML: not UTF-8 ({error})") from error
     except OSError as error:
         raise SurveyError(f"{path}: cannot be read ({error.strerror}); give the path of a survey.yaml") from error
     try:
+        # Values first: they refuse tags and keys that are no text.
+        values = yaml.safe_load(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SurveyError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(node, yaml.MappingNode):
         raise SurveyError(f"{path}: a survey description is a YAML mapping that begins with `survey: NAME`")
     lines = _line_numbers(node, path)
-    values = yaml.safe_load(text)
     try:
         survey = Survey.model_validate(values)
         root = _expand(survey.root)
@@ -336,6 +340,8 @@ def _line_numbers(node: yaml.Node, path: Path) -> dict[tuple[str | int, ...], in
 
     def walk(node: yaml.Node, location: tuple[str | int, ...]) -> None:
         lines[location] = node.start_mark.line + 1
+        if len(location) > 16:
+            raise SurveyError(f"{path}:{node.start_mark.line + 1}: nested too deeply, or an alias of itself")
         if isinstance(node, yaml.MappingNode):
             for key, child in node.value:
                 here = (*location, key.value)

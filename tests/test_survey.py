@@ -280,3 +280,44 @@ def test_help_names_fields_as_they_are_written() -> None:
     assert "survey" in field_names(())
     assert "name" not in field_names(())
     assert field_names(("columns", "Ra")) == sorted(ColumnRule.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("license: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
+        ("license: !secret x\n", "could not determine a constructor"),
+        ("license: 2024-13-45\n", "month must be in"),
+        ("? [a, b]\n: c\n", "unhashable key"),
+        ("questions: &q [*q]\n", "nested too deeply, or an alias of itself"),
+    ],
+)
+def test_what_yaml_cannot_turn_into_values_is_a_survey_error(write, more: str, message: str) -> None:
+    with pytest.raises(SurveyError, match=message):
+        open_survey(write(more=more))
+
+
+def test_a_root_in_double_braces_is_a_survey_error(write) -> None:
+    with pytest.raises(SurveyError, match="unhashable key"):
+        open_survey(write(("${DEMO_ROOT:-data}", "{{ data }}")))
+
+
+def test_a_file_that_is_no_text_is_a_survey_error(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_bytes(b"survey: \xff\n")
+    with pytest.raises(SurveyError, match="s.yaml: not valid YAML"):
+        open_survey(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize("name", ["{epoch:{Filter.__class__}}", "{epoch:{0}}", "{epoch:>{FieldID}}"])
+def test_a_format_within_a_format_is_refused(write, name: str) -> None:
+    with pytest.raises(SurveyError, match="only plain column names and epoch may stand in braces"):
+        open_survey(write(("F{FieldID}-{Filter}-E{epoch:03d}.fits", f"'{name}'")))
+
+
+def test_two_conversions_to_one_name_clash_even_through_an_alias(write) -> None:
+    path = write(
+        ("Ra: {role: ra, unit: RADIANS}", "Ra: {role: ra, unit: rad, convert: &c {name: y, unit: deg}}"),
+        ("Dec: {role: dec, unit: RADIANS}", "Dec: {role: dec, unit: rad, convert: *c}"),
+    )
+    with pytest.raises(SurveyError, match=r"'y' clashes with 'y' \(SQL ignores case\)"):
+        open_survey(path)

@@ -193,7 +193,7 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
         np.concatenate([counted["rows"].to_numpy(), np.zeros(len(owners), dtype=np.int64)]),
     )
     order = ring_order(store.margin_arcsec)
-    limit = max(1, int(store.leaf_mb * 1e6 / row_bytes(settings.schema)))
+    limit = max(1, int(store.leaf_mb * 1e6 / detections_schema(settings.schema).row_bytes))
     cut = split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, order))
     canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
     progress("plan", settings.buckets, settings.buckets, 0)
@@ -210,14 +210,8 @@ def cells_to_cut(cells: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDA
     return every, counts.astype(np.int64)
 
 
-def row_bytes(schema: Schema) -> float:
-    """Return the decoded bytes of one row of detections; strings and lists count as eight items."""
-    types = [column.dtype for column in detections_schema(schema)]
-    return sum(dtype.bit_width / 8 if pa.types.is_primitive(dtype) else 64 for dtype in types)
-
-
 def _reduce(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
-    groups = bundle(pixels, row_bytes(plan.settings.schema))
+    groups = bundle(pixels, detections_schema(plan.settings.schema).row_bytes)
     done: list[int] = []
 
     def tell(results: list[Reduced]) -> None:

@@ -174,8 +174,8 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     rows = np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
     id_column, ra_column, dec_column = (survey.column_of(role) for role in ("object_id", "ra", "dec"))
     ids = _integer_ids(table[id_column], source, id_column)
-    ra = degrees(table, ra_column)
-    dec = degrees(table, dec_column)
+    ra = degrees(table, ra_column, source)
+    dec = degrees(table, dec_column, source)
     reasons = np.full(len(rows), "", dtype=object)
     columns = np.full(len(rows), "", dtype=object)
     # The pole in single-precision radians is a hair beyond 90 degrees.
@@ -220,13 +220,14 @@ def _integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array
         ) from error
 
 
-def degrees(table: pa.Table, name: str) -> NDArray[np.float64]:
+def degrees(table: pa.Table, name: str, source: Source) -> NDArray[np.float64]:
     """Return an angle column in degrees, float64, NaN where it is null; degrees are assumed where it has no unit."""
     unit = Column.from_field(table.schema.field(name)).unit
     try:
         values = column_of_floats(table[name]).combine_chunks().to_numpy(zero_copy_only=False)
     except pa.ArrowException as error:
-        raise InputError(f"column {name!r} is {table[name].type}; a position must be one number per row") from error
+        place = f"{source.path}: HDU {source.hdu} column {name!r}"
+        raise InputError(f"{place} is {table[name].type}; a position must be one number per row") from error
     return values * factor(unit or "deg", "deg", name)
 
 

@@ -41,8 +41,11 @@ def write_text(path: Path, text: str) -> None:
 def point(link: Path, target: str) -> None:
     """Make ``link`` a symbolic link to ``target``, replacing the old one in one rename."""
     temporary = link.parent / f".tmp-{secrets.token_hex(6)}-{link.name}"
-    temporary.symlink_to(target)
-    os.replace(temporary, link)
+    try:
+        temporary.symlink_to(target)
+        os.replace(temporary, link)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync(link.parent)
 
 

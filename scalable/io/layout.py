@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from scalable.errors import StoreError
 from scalable.io.atomic import write_text
 from scalable.io.parquet import Leaf, write_common_metadata, write_footers
+from scalable.schema import Schema
 from scalable.sky.pixel import MAX_ORDER, Pixel
 
 HEALPIX_COLUMN = "_healpix_29"
@@ -134,8 +135,8 @@ def read_properties(path: Path) -> dict[str, str]:
     """Read a Java-style properties file of plain ``key = value`` lines."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}); is this a HATS catalogue?") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); is this a HATS catalogue?") from error
     pairs = (line.partition("=") for line in lines if line.strip() and not line.lstrip().startswith(("#", "!")))
     return {key.strip(): value.strip() for key, _, value in pairs}
 
@@ -150,7 +151,7 @@ def read_layout(path: Path) -> Layout:
     """
     collection = path / "collection.properties"
     if collection.exists():
-        path = path / read_properties(collection)["hats_primary_table_url"]
+        path = path / _property(read_properties(collection), "hats_primary_table_url", collection)
     properties = read_properties(path / "hats.properties")
     try:
         schema = pq.read_schema(path / "dataset" / "_common_metadata")
@@ -158,17 +159,25 @@ def read_layout(path: Path) -> Layout:
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: metadata of the catalogue cannot be read ({error})") from error
     rows: dict[Pixel, int] = {}
-    sizes: dict[Pixel, int] = {}
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         pixel = Pixel.from_hats_path(group.column(0).file_path)
         rows[pixel] = rows.get(pixel, 0) + group.num_rows
-        sizes[pixel] = sizes.get(pixel, 0) + group.total_byte_size
-    with (path / "partition_info.csv").open(newline="") as file:
-        listed = {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(file)}
+    try:
+        with (path / "partition_info.csv").open(newline="") as file:
+            listed = {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{path}: partition_info.csv cannot be read ({error!r})") from error
     if listed != set(rows):
         raise StoreError(f"{path}: partition_info.csv and _metadata name different leaves; the catalogue is damaged")
+    row_bytes = Schema.from_arrow(schema).row_bytes
     # Units stand on the fields; the copies for other readers stay on disk.
     schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k == META_KEY})
-    leaves = tuple(LeafInfo(pixel, rows[pixel], sizes[pixel]) for pixel in sorted(rows))
-    return Layout(path, properties["obs_collection"], properties, schema, leaves)
+    leaves = tuple(LeafInfo(pixel, rows[pixel], int(rows[pixel] * row_bytes)) for pixel in sorted(rows))
+    return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves)
+
+
+def _property(properties: Mapping[str, str], key: str, path: Path) -> str:
+    if key not in properties:
+        raise StoreError(f"{path}: does not say {key}; is this a HATS catalogue?")
+    return properties[key]

@@ -13,6 +13,9 @@ from scalable.survey import Survey
 _KEYS = {"id": "observation_id", "field": "field", "band": "band", "mjd": "mjd", "exposure_s": "exposure_s", "airmass": "airmass"}
 
 
+_ADDED = ("epoch", "path")  # what this reader adds
+
+
 def read_observations(survey: Survey) -> pa.Table:
     """Read the index and name the file of every observation; no catalogue file is touched.
 
@@ -34,20 +37,28 @@ def read_observations(survey: Survey) -> pa.Table:
         index = pyarrow.csv.read_csv(path)
     except FileNotFoundError:
         raise MissingInputError(f"{path}: the observation index is not there; set observations.index or root") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable CSV table: {error}") from error
     columns: dict[str, pa.ChunkedArray] = {}
     for key, name in _KEYS.items():
         source = getattr(rule, key)
         if source:
             columns[name] = _column(index, source, path=str(path), key=key)
+    used = {getattr(rule, key) for key in _KEYS}
     for name in index.column_names:
-        if name not in {getattr(rule, key) for key in _KEYS}:
-            columns[name] = index[name]
+        if name in used:
+            continue
+        if name in columns or name in _ADDED:
+            raise InputError(f"{path}: column {name!r} has the name of one that is stored; rename it in the index")
+        columns[name] = index[name]
     table = pa.table(columns)
+    if table.num_rows == 0:
+        raise InputError(f"{path}: the index lists no observation")
     if not pa.types.is_integer(table["observation_id"].type):
         raise InputError(f"{path}: column {rule.id!r} must hold integer ids, not {table['observation_id'].type}")
     table = table.set_column(0, "observation_id", table["observation_id"].cast(pa.int64()))
+    if not (pa.types.is_integer(table["mjd"].type) or pa.types.is_floating(table["mjd"].type)):
+        raise InputError(f"{path}: column {rule.mjd!r} must hold modified Julian dates, not {table['mjd'].type}")
     table = table.set_column(table.column_names.index("mjd"), "mjd", table["mjd"].cast(pa.float64()))
     table = table.set_column(table.column_names.index("band"), "band", table["band"].cast(pa.string()))
     table = table.sort_by("observation_id")
@@ -80,6 +91,8 @@ def sources(survey: Survey, observations: pa.Table) -> list[Source]:
 
 
 def _column(index: pa.Table, name: str, *, path: str, key: str) -> pa.ChunkedArray:
+    if index.column_names.count(name) > 1:
+        raise InputError(f"{path}: column {name!r} is there more than once; rename all but one")
     if name not in index.column_names:
         raise ColumnError(f"{path}: observations.{key} names the column {name!r}; {nearest(name, index.column_names)}")
     return index[name]
@@ -90,8 +103,6 @@ def _check(table: pa.Table, survey: Survey, *, path: str) -> None:
         if table[name].null_count:
             raise InputError(f"{path}: {table[name].null_count} rows have no {name}; every observation needs one")
     ids = table["observation_id"].to_numpy()
-    if len(ids) == 0:
-        raise InputError(f"{path}: the index lists no observation")
     repeated = ids[1:][ids[1:] == ids[:-1]]
     if len(repeated):
         raise InputError(f"{path}: observation id {repeated[0]} is given more than once; ids must be unique")
@@ -126,6 +137,8 @@ def _file_name(row: dict[str, object], survey: Survey) -> str:
         raise SurveyError(f"files.templates: no template for band {row['band']!r}; add one with a path and without bands")
     try:
         return template.path.format_map(names)
+    except ValueError as error:
+        raise SurveyError(f"files.templates: {template.path!r} does not fit {row}: {error}") from None
     except KeyError as error:
         name = str(error.args[0])
         raise SurveyError(f"files.templates: {template.path!r} uses {name!r}; {nearest(name, map(str, names))}") from None

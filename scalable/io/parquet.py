@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from astropy.io.votable.exceptions import VOWarning
 from astropy.io.votable.tree import Field, Resource, TableElement, VOTableFile
 
 from scalable.errors import ColumnError, StoreError, nearest
@@ -25,12 +27,11 @@ _REPEATING = ("object_ra", "object_dec", "mjd", "observation_id", "source_file")
 
 @dataclass(frozen=True)
 class Leaf:
-    """What a written Parquet file is: its path below the catalogue, rows, sizes, digest and Parquet footer."""
+    """What a written Parquet file is: its path below the catalogue, rows, size, digest and Parquet footer."""
 
     path: str
     rows: int
     size_bytes: int
-    decoded_bytes: int
     sha256: str
     footer: bytes
 
@@ -61,7 +62,7 @@ def write_leaf(table: pa.Table, folder: Path, relative: str) -> Leaf:
     metadata.write_metadata_file(footer)
     digest = hashlib.sha256(data).hexdigest()
     write_bytes(folder / relative, memoryview(data))
-    return Leaf(relative, table.num_rows, data.size, table.nbytes, digest, footer.getvalue())
+    return Leaf(relative, table.num_rows, data.size, digest, footer.getvalue())
 
 
 def _encoding(dtype: pa.DataType) -> str:
@@ -88,7 +89,7 @@ def read_leaf(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         if missing:
             raise ColumnError(f"{path}: no column {missing[0]!r}; {nearest(missing[0], known)}")
         return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read ({error}); the store is damaged or incomplete, run the ingest again") from error
 
 
@@ -128,7 +129,10 @@ def votable_header(schema: Schema) -> bytes:
         field.description = column.description or None
         table.fields.append(field)
     sink = io.BytesIO()
-    document.to_xml(sink)
+    with warnings.catch_warnings():
+        # A unit or a name that the standard frowns upon is written all the same: losing it would be worse.
+        warnings.simplefilter("ignore", VOWarning)
+        document.to_xml(sink)
     return sink.getvalue()
 
 

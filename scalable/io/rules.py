@@ -45,6 +45,11 @@ def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str)
             text = f"{column.name} converted from {own[-1].unit or 'dimensionless'}"
             convert = rule.convert
             added.append(Column(convert.name, pa.float64(), role="value", unit=convert.unit, ucd=rule.ucd, description=text))
+    taken = {column.name.lower() for column in own}
+    for column in added:
+        if column.name.lower() in taken:
+            raise InputError(f"{path}: the added column {column.name!r} clashes with one of the file; choose another name")
+        taken.add(column.name.lower())
     return Schema(tuple(own + added))
 
 
@@ -97,6 +102,20 @@ def _described(column: Column, rule: ColumnRule) -> Column:
     )
 
 
+def _in_precision_of(dtype: pa.DataType, value: float) -> pa.Scalar | None:
+    """Return a sentinel as a column stores it (-9.999 is another number as a float32), or None if the column cannot hold it."""
+    if pa.types.is_floating(dtype):
+        with np.errstate(over="ignore"):
+            stored = np.dtype(dtype.to_pandas_dtype()).type(value)
+        return pa.scalar(stored, dtype) if np.isfinite(stored) == np.isfinite(value) else None
+    if not pa.types.is_integer(dtype):
+        raise InputError(f"a column of {dtype} has no sentinel {value:g}; only numbers have")
+    try:
+        return pa.scalar(int(value), dtype) if value.is_integer() else None
+    except (pa.ArrowInvalid, OverflowError):
+        return None
+
+
 def _needs_states(rule: ColumnRule) -> bool:
     """Return whether nulls of this column have more than one meaning, so that each cell needs its own state."""
     return any(null.state != rule.null_state for null in rule.nulls)
@@ -107,7 +126,8 @@ def _without_sentinels(column: pa.ChunkedArray, rule: ColumnRule) -> tuple[pa.Ch
     null = values.is_null().to_numpy(zero_copy_only=False)
     states = np.where(null, State[rule.null_state.upper()], State.MEASURED).astype(np.uint8)
     for sentinel in rule.nulls:
-        # The sentinel is compared in the column's own precision: -9.999 is stored as a float32.
-        scalar = pa.scalar(np.array(sentinel.value).astype(values.type.to_pandas_dtype()).item(), values.type)
+        scalar = _in_precision_of(values.type, sentinel.value)
+        if scalar is None:
+            continue
         states[pc.equal(values, scalar).fill_null(False).to_numpy(zero_copy_only=False)] = State[sentinel.state.upper()]
     return pa.chunked_array([pc.if_else(pa.array(states == 0), values, pa.scalar(None, values.type))]), pa.array(states)

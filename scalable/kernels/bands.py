@@ -48,7 +48,7 @@ def means(values: Float, weights: Float, offsets: Int) -> Float:
     return out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def mean_errors(err: Float, offsets: Int) -> Float:
     """Return 1 / sqrt(sum 1/err**2) of each group; NaN without a positive finite error."""
     out = np.full(len(offsets) - 1, np.nan)

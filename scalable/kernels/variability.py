@@ -12,12 +12,12 @@ N, MEAN, M2, WEIGHT, WEIGHTED_MEAN, WEIGHTED_M2 = range(6)
 """Columns of the partial sums that `moments` returns."""
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _counts(flux: float, err: float) -> bool:
     return bool(np.isfinite(flux) and np.isfinite(err) and err > 0.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _moments(flux: Float, err: Float, offsets: Offsets) -> Float:
     groups = len(offsets) - 1
     out = np.zeros((groups, 6))
@@ -31,12 +31,12 @@ def _moments(flux: Float, err: Float, offsets: Offsets) -> Float:
             n += 1
             step = flux[i] - mean
             mean += step / n
-            m2 += step * (flux[i] - mean)
+            m2 += step * step * ((n - 1) / n)
             w = 1.0 / (err[i] * err[i])
-            weight += w
+            before, weight = weight, weight + w
             step = flux[i] - weighted_mean
             weighted_mean += step * (w / weight)
-            weighted_m2 += w * step * (flux[i] - weighted_mean)
+            weighted_m2 += w * step * step * (before / weight)
         out[g, 0], out[g, 1], out[g, 2], out[g, 3], out[g, 4], out[g, 5] = n, mean, m2, weight, weighted_mean, weighted_m2
     return out
 
@@ -90,7 +90,7 @@ def chi2(sums: Float) -> Float:
     return _at_least(1, sums, sums[:, WEIGHTED_M2])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _max_deviation(flux: Float, err: Float, offsets: Offsets, centre: NDArray[np.float64]) -> Float:
     groups = len(offsets) - 1
     out = np.full(groups, np.nan)

@@ -30,7 +30,8 @@ def to_pixels(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], order: 
     -------
     ndarray of int64, shape (n,)
     """
-    lon = Longitude(ra_deg, u.deg, copy=False)
+    # A copy: angles beyond a turn are wrapped in place.
+    lon = Longitude(ra_deg, u.deg)
     return nested.lonlat_to_healpix(lon, Latitude(dec_deg, u.deg, copy=False), order, num_threads=1).astype(np.int64)
 
 
@@ -71,6 +72,8 @@ def with_ring(pixel: Pixel, order: int) -> NDArray[np.int64]:
 
 def merge_ranges(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return disjoint, sorted ranges that cover the same integers, shape (n, 2)."""
+    if len(starts) == 0:
+        return np.zeros((0, 2), dtype=np.int64)
     by_start = np.argsort(starts, kind="stable")
     starts, stops = starts[by_start], np.maximum.accumulate(stops[by_start])
     first = np.append(True, starts[1:] > stops[:-1])
@@ -85,12 +88,38 @@ def outline(pixel: Pixel, steps: int = 8) -> tuple[NDArray[np.float64], NDArray[
 
 
 def cone_ranges(ra_deg: float, dec_deg: float, radius_arcsec: float) -> NDArray[np.int64]:
-    """Return order-29 ranges, shape (n, 2), of cells that may hold points within ``radius_arcsec`` of a position."""
+    """Return order-29 ranges, shape (n, 2), of cells that may hold points within ``radius_arcsec`` of a position.
+
+    Cells are cut in four until they lie in the cone, outside, or are small against it. `cdshealpix.nested.cone_search` is not
+    used: it loses cells of cones beyond some degrees (measured with version 0.9.0).
+    """
     depth = min(MAX_ORDER, ring_order(max(radius_arcsec, 1e-3)) + 2)
-    cells, depths, _ = nested.cone_search(Longitude(ra_deg, u.deg), Latitude(dec_deg, u.deg), radius_arcsec * u.arcsec, depth)
-    shift = 2 * (MAX_ORDER - depths.astype(np.int64))
-    cells = cells.astype(np.int64)
-    return merge_ranges(cells << shift, (cells + 1) << shift)
+    radius, ra, dec = math.radians(radius_arcsec / 3600), math.radians(ra_deg), math.radians(dec_deg)
+    cells = np.arange(12, dtype=np.int64)
+    starts, stops = [], []
+    for order in range(depth + 1):
+        lon, lat = (angle.to_value(u.rad) for angle in nested.healpix_to_lonlat(cells.astype(np.uint64), order, num_threads=1))
+        haversine = np.sin((lat - dec) / 2) ** 2 + np.cos(lat) * math.cos(dec) * np.sin((lon - ra) / 2) ** 2
+        distance = 2 * np.arcsin(np.sqrt(np.minimum(1.0, haversine)))
+        # What rounding may add to an angle is far below the smallest cell.
+        reach = _cell_radius(order) + 1e-14
+        near = distance <= radius + reach
+        done = near & ((distance <= radius - reach) | (order == depth))
+        shift = 2 * (MAX_ORDER - order)
+        starts.append(cells[done] << shift)
+        stops.append(cells[done] + 1 << shift)
+        cells = ((cells[near & ~done] << 2)[:, None] + np.arange(4)).ravel()
+    return merge_ranges(np.concatenate(starts), np.concatenate(stops))
+
+
+def _cell_radius(order: int) -> float:
+    """Return the largest angle between the centre and a corner of any cell of an order [rad] (as HEALPix C++, max_pixrad)."""
+    side = 2**order
+    height, top = 2 / 3, 1 - (1 - 1 / side) ** 2 / 3
+    width, narrow = math.sqrt(1 - height**2), math.sqrt(1 - top**2)
+    turn = math.pi / (4 * side)
+    chord = math.dist((width * math.cos(turn), width * math.sin(turn), height), (narrow, 0.0, top))
+    return 2 * math.asin(chord / 2)
 
 
 def neighbours(cells: NDArray[np.int64], order: int) -> NDArray[np.int64]:

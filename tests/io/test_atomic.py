@@ -163,3 +163,10 @@ def test_all_bytes_are_synced_before_the_name_appears_and_the_name_after(tmp_pat
     events.clear()
     point(tmp_path / "current", "v1")
     assert events == ["rename current", "sync ."]
+
+
+def test_a_link_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "current").mkdir()
+    with pytest.raises(IsADirectoryError):
+        point(tmp_path / "current", "v1")
+    assert [path.name for path in tmp_path.iterdir()] == ["current"]

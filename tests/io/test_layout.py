@@ -187,3 +187,27 @@ def test_the_reference_implementation_reads_the_collection_and_its_index(catalog
     assert found.all_indexes == {"object_id": "id_index"}
     pixels = hats.read_hats(catalog.parent / "id_index").loc_partitions([2])
     assert [(pixel.order, pixel.pixel) for pixel in pixels] == [(1, 5)]
+
+
+@pytest.mark.parametrize("text", [None, "a,b\n1,2\n", "Norder,Npix\n0,-1\n", "Norder,Npix\n0,x\n"])
+def test_a_partition_list_that_cannot_be_read_is_said(catalog: Path, text: str | None) -> None:
+    (catalog / "partition_info.csv").unlink()
+    if text is not None:
+        (catalog / "partition_info.csv").write_text(text)
+    with pytest.raises(StoreError, match="partition_info.csv cannot be read"):
+        read_layout(catalog)
+
+
+def test_properties_that_say_too_little_are_refused(catalog: Path) -> None:
+    (catalog / "hats.properties").write_text("x=y\n")
+    with pytest.raises(StoreError, match="hats.properties: does not say obs_collection"):
+        read_layout(catalog)
+    (catalog.parent / "collection.properties").write_text("x=y\n")
+    with pytest.raises(StoreError, match="collection.properties: does not say hats_primary_table_url"):
+        read_layout(catalog.parent)
+
+
+def test_properties_that_are_no_text_are_refused(catalog: Path) -> None:
+    (catalog / "hats.properties").write_bytes(b"\xff")
+    with pytest.raises(StoreError, match="is this a HATS catalogue"):
+        read_layout(catalog)

@@ -158,3 +158,30 @@ def test_a_faulty_row_of_the_index_is_said(index, rows: str, message: str) -> No
 def test_a_column_that_the_index_lacks_is_named_with_the_nearest(index, key: str, column: str) -> None:
     with pytest.raises(ColumnError, match=rf"obs.csv: observations.{key} names the column '{column}'; did you mean '\w+'\?"):
         index("1,1,J,1,0\n", **{key: column})
+
+
+@pytest.mark.parametrize("name", ["band", "mjd", "observation_id", "field", "epoch", "path"])
+def test_a_column_of_the_index_never_takes_the_place_of_a_stored_one(index, name: str) -> None:
+    with pytest.raises(InputError, match=f"column '{name}' has the name of one that is stored; rename it in the index"):
+        index("1,1,J,1,2\n", header=f"Id,FieldID,Filter,MJD,{name}\n")
+
+
+@pytest.mark.parametrize("mjd", ["abc", "2020-01-01"])
+def test_a_date_that_is_no_mjd_is_said(index, mjd: str) -> None:
+    with pytest.raises(InputError, match="column 'MJD' must hold modified Julian dates, not"):
+        index(f"1,1,J,{mjd},0\n")
+
+
+def test_an_index_without_rows_is_said_to_list_nothing(index) -> None:
+    with pytest.raises(InputError, match="the index lists no observation"):
+        index("")
+
+
+def test_a_template_whose_format_does_not_fit_is_said(index) -> None:
+    with pytest.raises(SurveyError, match="'{Filter:03d}' does not fit"):
+        index("1,1,J,1,0\n", {"path": "{Filter:03d}"})
+
+
+def test_a_column_that_is_there_twice_is_said(index) -> None:
+    with pytest.raises(InputError, match="column 'MJD' is there more than once"):
+        index("1,1,J,1,0\n", header="Id,FieldID,Filter,MJD,MJD\n")

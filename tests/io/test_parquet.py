@@ -199,3 +199,19 @@ def test_equal_schemas_give_equal_metadata_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_common_metadata(schema, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_damaged_footer_is_a_store_error_whatever_it_hits(tmp_path: Path) -> None:
+    table = example(50)
+    write_leaf(table, tmp_path, "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    raised = 0
+    for at in range(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 128
+        (tmp_path / "a.parquet").write_bytes(damaged)
+        try:
+            read_leaf(tmp_path / "a.parquet")
+        except StoreError:
+            raised += 1
+    assert raised > 100

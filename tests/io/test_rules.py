@@ -162,3 +162,28 @@ def test_blocks_give_what_the_whole_gives() -> None:
     assert store(table.slice(0, 0), **rules).equals(whole.slice(0, 0))
     in_chunks = pa.concat_tables([table.slice(0, 400), table.slice(400)])
     assert store(in_chunks, **rules).equals(whole)
+
+
+def test_a_sentinel_beyond_the_range_of_a_float_takes_no_infinity() -> None:
+    assert store(one([float("inf")], pa.float32()), x={"nulls": [1e300]})["x"].to_pylist() == [float("inf")]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "sentinel"),
+    [([-9, -10], pa.int16(), -9.5), ([255, 1], pa.uint8(), -1), ([31073, 1], pa.int16(), -99999), ([1, 0], pa.int64(), 1e300)],
+)
+def test_a_sentinel_that_a_column_cannot_hold_marks_nothing(values: list[int], dtype: pa.DataType, sentinel: float) -> None:
+    assert store(one(values, dtype), x={"nulls": [sentinel]})["x"].to_pylist() == values
+
+
+@pytest.mark.parametrize("values", [pa.array(["a"]), pa.array([True]), pa.array([[1.0]])])
+def test_a_sentinel_of_what_is_no_number_is_said(values: pa.Array) -> None:
+    with pytest.raises(InputError, match="has no sentinel -1; only numbers have"):
+        store(pa.table({"x": values}), x={"nulls": [-1]})
+
+
+@pytest.mark.parametrize("other", ["y", "Y"])
+def test_an_added_column_never_takes_the_place_of_one_of_the_file(other: str) -> None:
+    rule = {"unit": "rad", "convert": {"name": "y", "unit": "deg"}}
+    with pytest.raises(InputError, match="a.fits: the added column 'y' clashes with one of the file"):
+        store(pa.table({"x": [1.0], other: [7.0]}), x=rule)

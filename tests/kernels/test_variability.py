@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from scalable.kernels import variability
+from scalable.kernels.bands import mean_errors
 from scalable.kernels.statistic import Float, Statistic, evaluate
 from scalable.kernels.variability import ALL, DEFAULT, merge_moments, moments
 
@@ -221,3 +222,26 @@ def test_columns_of_the_partial_sums_are_the_named_ones() -> None:
     expected = (2.0, 2.5, 4.5, 5.0, 3.4, 7.2)
     assert {name: found[getattr(variability, name)] for name in names} == pytest.approx(dict(zip(names, expected, strict=True)))
     assert all(b == a + 1 for a, b in pairwise(getattr(variability, name) for name in names))
+
+
+@pytest.mark.parametrize("err", [1e-170, 5e-324, 1e200])
+def test_errors_whose_squares_leave_the_range_of_doubles_give_numbers_or_nan_never_an_exception(err: float) -> None:
+    found = statistics_of(np.array([[1.0, err], [2.0, err]]))
+    assert found["Ndata"].tolist() == [2.0]
+    assert mean_errors(np.array([err, err]), np.array([0, 2])).shape == (1,)
+
+
+@settings(deadline=None, max_examples=300)
+@given(curves)
+def test_the_root_of_chi_square_is_as_exact_as_a_distance(curve) -> None:
+    found, expected = float(statistics_of(curve)["Chi2"][0]), by_formula(curve)["Chi2"]
+    assert np.isnan(found) == np.isnan(expected)
+    if not np.isnan(found):
+        assert found >= 0
+        flux, err = counted(curve).T
+        loss = 4 * len(flux) * EPS * np.abs(flux).max() * math.sqrt((1 / err**2).sum())
+        assert abs(math.sqrt(found) - float(np.sqrt(expected))) <= loss + 8 * EPS * math.sqrt(found)
+
+
+def test_chi_square_is_never_negative() -> None:
+    assert statistics_of(np.array([[-0.3, 1e9], [0.1, 1.0]]))["Chi2"][0] >= 0
