@@ -1,6 +1,6 @@
 """Ingest a survey's tables on a Dask cluster: python jobs/ingest_catalog.py survey.yaml --into out [--scheduler tcp://host:8786].
 
-Without an address a local cluster is started. Rerun after a kill: it does what was left. Writes a JSON report and prints one line.
+Without an address a local cluster is started. Rerun after a kill: it does what was left. Writes a JSON report, prints one line.
 """
 
 from __future__ import annotations
