@@ -98,8 +98,9 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     inputs = find_inputs(survey)
     with _locked(store):
         work = store / "work" / inputs.run_id[:16]
-        sweep(store, keep=work if resume else None)
-        return (find_version(store, inputs.run_id) if resume else None) or _run(survey, inputs, store, work, progress or _silent)
+        done = find_version(store, inputs.run_id) if resume else None
+        sweep(store, keep=work if resume and not done else None)
+        return done or _run(survey, inputs, store, work, progress or _silent)
 
 
 def find_inputs(survey: Survey) -> Inputs:
@@ -247,6 +248,10 @@ def canonical_ranks(observations: pa.Table) -> NDArray[np.int64]:
 def _start(work: Path, run_id: str) -> str:
     """Return the date of this run: fixed when it first starts, so that its reruns write the same bytes."""
     path = work / "run.json"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{work.parent}: not a folder that can be written ({error}); remove it and run again") from error
     if not path.exists():
         # The convention of reproducible builds, https://reproducible-builds.org/specs/source-date-epoch/
         epoch = os.environ.get("SOURCE_DATE_EPOCH")
@@ -259,7 +264,7 @@ def _start(work: Path, run_id: str) -> str:
 def _locked(store: Path) -> Iterator[None]:
     """Hold the store's lock; a killed process loses it by itself."""
     try:
-        (store / "work").mkdir(parents=True, exist_ok=True)
+        store.mkdir(parents=True, exist_ok=True)
         lock = (store / "lock").open("w")
     except OSError as error:
         raise StoreError(f"{store}: the store cannot be written ({error}); choose another folder with --into") from error

@@ -21,8 +21,6 @@ class Source:
     ----------
     path : str
         Where the file is.
-    name : str
-        Its path below the survey's root: what records and messages show.
     hdu : int
         Extension number in a FITS file; other formats ignore it.
     observation_id : int
@@ -33,16 +31,18 @@ class Source:
         Time of the observation [d].
     epoch : int
         Rank of this observation in time within its field and band, from 1.
+    name : str
+        Path of the file below the survey's root: what a store's records show.
     """
 
     path: str
-    name: str = ""
     hdu: int = 1
     observation_id: int = 0
     field: str = ""
     band: str = ""
     mjd: float = float("nan")
     epoch: int = 1
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_a_damaged_file_is_set_aside_with_its_reason_and_the_others_are_complete
     [bad] = damaged_files(SKY, [kind]).values()
     found = ingest(survey, into=tmp_path / "store")
     assert list(quarantine(found)) == [bad]
-    assert str(tmp_path / "s" / bad) in quarantine(found)[bad]
+    assert bad in quarantine(found)[bad]
     assert re.search(reason, quarantine(found)[bad])
     rows = {
         number: list(range(len(surveys.read_by_astropy(tmp_path / "s" / path)["Ra"])))
@@ -132,7 +132,7 @@ def test_a_survey_without_damage_has_an_empty_list_of_files_set_aside(tmp_path: 
         (objects(Extra=pa.array([1.0])), r"HDU 1 has a column 'Extra' that the other files have not"),
         (objects(Flux=pa.array([1.0])), r"HDU 1 column 'Flux' is double, elsewhere float"),
         (objects(id_type=pa.int32()), r"HDU 1 column 'StarID' is int32, elsewhere int64"),
-        (objects(unit="adu"), "Ra: adu cannot be converted to deg"),
+        (objects(unit="adu"), r"column 'Ra' is double \[adu\], elsewhere double \[deg\]"),
     ],
     ids=["extra column", "another type", "another id type", "no angle"],
 )
@@ -671,6 +671,8 @@ def test_nothing_is_renamed_before_its_bytes_are_on_the_disk_nor_left_before_its
         events.append(("folder of", str(Path(target).parent)))
 
     def renamed(source: Any, target: Any) -> None:
+        if Path(target).name.startswith(".tmp-"):
+            return rename(source, target)  # on its way out
         done = {name for kind, name in events if kind == "sync"}
         assert {str(path) for path in [Path(source), *Path(source).rglob("*")]} <= done
         rename(source, target)
