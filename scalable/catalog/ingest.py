@@ -193,7 +193,8 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
         np.concatenate([counted["cell"].to_numpy(), owners]),
         np.concatenate([counted["rows"].to_numpy(), np.zeros(len(owners), dtype=np.int64)]),
     )
-    order = ring_order(store.margin_arcsec)
+    # An object of a neighbour within the margin of a border reaches as far again with its detections.
+    order = ring_order(2 * store.margin_arcsec)
     limit = max(1, int(store.leaf_mb * 1e6 / detections_schema(settings.schema).row_bytes))
     cut = split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, order))
     canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, commit
 from scalable.catalog.ingest_map import FileRecord, MapRecord, Settings
-from scalable.catalog.ingest_reduce import Reduced, detections_schema, objects_schema, write_index_part
+from scalable.catalog.ingest_reduce import MEMBERS, Reduced, detections_schema, objects_schema, write_index_part
 from scalable.cluster import run_tasks
 from scalable.errors import AccountingError, StoreError
 from scalable.io.atomic import write_text
@@ -73,7 +73,7 @@ def commit_version(run: Run, records: Sequence[MapRecord], reduced: Sequence[Red
     kept = [result for result in reduced if result.objects and result.detections]
     rejected = _rejected(run, records, kept)
     books = balance(run, files, reduced, rejected.num_rows)
-    digests = {f"{kind}/{kind}/{leaf.path}": leaf for kind in ("objects", "detections") for leaf in _leaves(kept, kind)}
+    digests = {f"{name.split('_')[0]}/{name}/{leaf.path}": leaf for name in MEMBERS for leaf in _leaves(kept, name)}
     _finish_catalogs(run, kept)
     observations = _observations(run, files, books)
     for name, table in (("observations", observations), ("rejected", rejected), ("wide_objects", wide)):
@@ -143,7 +143,7 @@ def _total(
 
 
 def _leaves(kept: Sequence[Reduced], member: str) -> list[Leaf]:
-    return [getattr(result, member) for result in kept]
+    return [leaf for leaf in (getattr(result, member) for result in kept) if leaf]
 
 
 def pixel_file(work: Path, pixel: Pixel, kind: str) -> Path:
@@ -160,19 +160,21 @@ def _rejected(run: Run, records: Sequence[MapRecord], kept: Sequence[Reduced]) -
 def _finish_catalogs(run: Run, kept: Sequence[Reduced]) -> None:
     survey = run.settings.survey
     meta = {META_KEY: json.dumps({"bands": list(survey.bands), "survey": survey.name}).encode()}
-    members = (
-        ("objects", "object", objects_schema(survey.bands)),
-        ("detections", "source", detections_schema(run.settings.schema)),
-    )
-    for member, product, schema in members:
+    schemas = {"objects": objects_schema(survey.bands), "detections": detections_schema(run.settings.schema)}
+    for member in MEMBERS:
+        kind, _, margin = member.partition("_")
+        leaves = _leaves(kept, member)
+        if not leaves:
+            continue
         finish_catalog(
-            run.version / member / member,
-            _leaves(kept, member),
-            schema=schema.to_arrow().with_metadata(meta),
+            run.version / kind / member,
+            leaves,
+            schema=schemas[kind].to_arrow().with_metadata(meta),
             name=f"{survey.name}_{member}",
-            product=product,
+            product="margin" if margin else {"objects": "object", "detections": "source"}[kind],
             position=("object_ra", "object_dec"),
             date=run.date,
+            margin=(kind, survey.store.margin_arcsec) if margin else None,
         )
     _write_indexes(run, tuple(result.pixel for result in kept))
 
@@ -192,7 +194,8 @@ def _write_indexes(run: Run, pixels: tuple[Pixel, ...]) -> None:
                 os.link(run.version / "objects" / "objects_id" / part.path, path)
         name = f"{run.settings.survey.name}_{member}"
         finish_index(collection / index, parts, schema=INDEX.to_arrow(), name=name, primary=member, date=run.date)
-        finish_collection(collection, name=name, primary=member, indexes={"object_id": index})
+        margin = f"{member}_margin" if (collection / f"{member}_margin").exists() else ""
+        finish_collection(collection, name=name, primary=member, indexes={"object_id": index}, margin=margin)
 
 
 def index_edges(ids: Sequence[NDArray[np.int64]]) -> list[tuple[int, int]]:

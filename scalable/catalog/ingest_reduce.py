@@ -28,8 +28,11 @@ from scalable.kernels.partition import (
     unit_vectors,
 )
 from scalable.schema import Column, Schema
-from scalable.sky.healpix import to_pixels, with_ring
+from scalable.sky.healpix import separation_from_pixel, to_pixels, with_ring
 from scalable.sky.pixel import Pixel
+
+MEMBERS = ("objects", "detections", "objects_margin", "detections_margin")
+"""The catalogues that a pixel has a leaf in; a collection is named by the first word."""
 
 WIDE = pa.schema([("object_id", pa.int64()), ("spread_arcsec", pa.float64()), ("detections", pa.int64()), ("owner", pa.int64())])
 
@@ -51,11 +54,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Reduced:
-    """What one pixel gave: its two leaves (none if no object lies in it), rows stored and rejected by observation rank."""
+    """What one pixel gave: its leaves (none if no object lies in it), rows stored and rejected by observation rank.
+
+    The margin leaves hold the objects of other pixels that lie within the margin of this one's border, with their detections.
+    """
 
     pixel: Pixel
     objects: Leaf | None
     detections: Leaf | None
+    objects_margin: Leaf | None
+    detections_margin: Leaf | None
     stored: dict[int, int]
     duplicates: dict[int, int]
     nulls: dict[str, int]
@@ -154,10 +162,10 @@ def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
     rows = _gather(pixel, plan)
     objects = group(rows)
     mine = np.flatnonzero((objects.owners >= pixel.start) & (objects.owners < pixel.stop))
-    result = Reduced(pixel, None, None, {}, {}, {})
+    result = Reduced(pixel, None, None, None, None, {}, {}, {})
     if len(mine):
         # Canonical order along the sky: pixel of the object, then its id.
-        mine = mine[np.lexsort((objects.ids[mine], objects.owners[mine]))]
+        mine = _along_the_sky(objects, mine)
         result = _write_pixel(pixel, plan, rows, objects, mine)
         ids = np.sort(objects.ids[mine])
         duplicates = take_rows(rows.select(["object_id", "_work_observation", "source_row"]), objects.duplicates)
@@ -171,8 +179,8 @@ def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
 
 def _whole(result: Reduced, version: Path) -> bool:
     """Return whether the leaves of a finished pixel are still there: a killed clean-up may have taken them."""
-    leaves = {"objects": result.objects, "detections": result.detections}
-    paths = [(version / kind / kind / leaf.path, leaf.size_bytes) for kind, leaf in leaves.items() if leaf]
+    leaves = [(name, getattr(result, name)) for name in MEMBERS]
+    paths = [(version / name.split("_")[0] / name / leaf.path, leaf.size_bytes) for name, leaf in leaves if leaf]
     return all(path.exists() and path.stat().st_size == size for path, size in paths)
 
 
@@ -189,8 +197,7 @@ def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
         wide = read_arrow(work / "wide.arrow")
         ids = np.unique(flat(wide, "object_id"))
         pieces = [piece.filter(pa.array(~np.isin(flat(piece, "object_id"), ids))) for piece in pieces]
-        owned = ranges_of(wide, "_work_owner", np.array([[pixel.start, pixel.stop]]))
-        pieces.append(owned.drop_columns(["_work_owner"]))
+        pieces.append(ranges_of(wide, "_work_owner", ranges).drop_columns(["_work_owner"]))
     if not pieces:
         return read_arrow(work / "map" / f"{plan.runs[0][0]}.run.arrow").slice(0, 0)
     return pa.concat_tables(pieces)
@@ -235,18 +242,48 @@ def group(rows: pa.Table) -> Objects:
     return Objects(kept, offsets, ids[kept][offsets[:-1]], ra, dec, owners, order[~first])
 
 
+def _rows_of(objects: Objects, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where the rows of chosen objects are, object after object."""
+    counts = np.diff(objects.offsets)[chosen]
+    starts = np.cumsum(counts) - counts
+    return objects.rows[np.repeat(objects.offsets[:-1][chosen] - starts, counts) + np.arange(counts.sum())]
+
+
+def _along_the_sky(objects: Objects, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return chosen objects in canonical order: by the pixel of the object, then by id."""
+    return chosen[np.lexsort((objects.ids[chosen], objects.owners[chosen]))]
+
+
 def _write_pixel(pixel: Pixel, plan: Plan, rows: pa.Table, objects: Objects, mine: NDArray[np.int64]) -> Reduced:
-    """Write both leaves of a pixel from its objects ``mine``, in canonical order."""
-    counts = np.diff(objects.offsets)[mine]
+    """Write the leaves of a pixel from its own objects, and those of its margin from its neighbours' objects."""
+    other = np.setdiff1d(np.arange(len(objects.ids)), mine)
+    near = separation_from_pixel(pixel, objects.ra[other], objects.dec[other]) <= plan.settings.survey.store.margin_arcsec
+    tables = _tables(plan, rows, objects, mine)
+    own = _write_members(pixel, plan, tables, "")
+    margin = _write_members(pixel, plan, _tables(plan, rows, objects, _along_the_sky(objects, other[near])), "_margin")
+    nulls = {name: tables[1][name].null_count for name in plan.settings.schema.names if tables[1][name].null_count}
+    return Reduced(pixel, *own, *margin, _count(flat(rows, "_work_observation")[_rows_of(objects, mine)]), {}, nulls)
+
+
+def _write_members(pixel: Pixel, plan: Plan, tables: tuple[pa.Table, pa.Table], suffix: str) -> tuple[Leaf | None, Leaf | None]:
+    """Write one leaf of objects and the corresponding one of detections; nothing where there is no object."""
+    if tables[0].num_rows == 0:
+        return None, None
+    version = Path(plan.settings.work) / "version"
+    members = zip(("objects", "detections"), tables, strict=True)
+    first, second = (write_leaf(table, version / name / f"{name}{suffix}", pixel.hats_path) for name, table in members)
+    return first, second
+
+
+def _tables(plan: Plan, rows: pa.Table, objects: Objects, chosen: NDArray[np.int64]) -> tuple[pa.Table, pa.Table]:
+    """Return the objects and the detections of chosen objects as they are stored."""
+    counts = np.diff(objects.offsets)[chosen]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    take = np.repeat(objects.offsets[:-1][mine] - starts[:-1], counts) + np.arange(starts[-1])
-    rows = take_rows(rows, objects.rows[take])
-    ra, dec = objects.ra[mine], objects.dec[mine]
-    ranks = flat(rows, "_work_observation")
-    observed = plan.observations.take(ranks)
-    source = plan.settings.schema
+    rows = take_rows(rows, _rows_of(objects, chosen))
+    ra, dec = objects.ra[chosen], objects.dec[chosen]
+    observed = plan.observations.take(flat(rows, "_work_observation"))
     columns = {
-        HEALPIX_COLUMN: np.repeat(objects.owners[mine], counts),
+        HEALPIX_COLUMN: np.repeat(objects.owners[chosen], counts),
         "object_id": rows["object_id"],
         "object_ra": np.repeat(ra, counts),
         "object_dec": np.repeat(dec, counts),
@@ -254,19 +291,10 @@ def _write_pixel(pixel: Pixel, plan: Plan, rows: pa.Table, objects: Objects, min
         "band": observed["band"],
         "mjd": observed["mjd"],
         "source_row": rows["source_row"],
-    } | {name: rows[name] for name in source.names}
-    schema = detections_schema(source)
+    } | {name: rows[name] for name in plan.settings.schema.names}
+    schema = detections_schema(plan.settings.schema)
     detections = pa.table([columns[name] for name in schema.names], schema=schema.to_arrow())
-    version = Path(plan.settings.work) / "version"
-    objects_table = _objects_table(detections, plan, starts, ra, dec, ranks)
-    return Reduced(
-        pixel,
-        write_leaf(objects_table, version / "objects" / "objects", pixel.hats_path),
-        write_leaf(detections, version / "detections" / "detections", pixel.hats_path),
-        _count(ranks),
-        {},
-        {name: detections[name].null_count for name in source.names if detections[name].null_count},
-    )
+    return _objects_table(detections, plan, starts, ra, dec, flat(rows, "_work_observation")), detections
 
 
 def _objects_table(
@@ -341,8 +369,8 @@ def _save(path: Path, result: Reduced) -> None:
         return None if value is None else {**vars(value), "footer": base64.b64encode(value.footer).decode()}
 
     counts = {"stored": result.stored, "duplicates": result.duplicates, "nulls": result.nulls}
-    pixel = [result.pixel.order, result.pixel.index]
-    write_json(path, {"pixel": pixel, "objects": leaf(result.objects), "detections": leaf(result.detections), **counts})
+    leaves = {name: leaf(getattr(result, name)) for name in MEMBERS}
+    write_json(path, {"pixel": [result.pixel.order, result.pixel.index], **leaves, **counts})
 
 
 def _load(path: Path) -> Reduced:
@@ -352,5 +380,5 @@ def _load(path: Path) -> Reduced:
         return None if entry is None else Leaf(**{**entry, "footer": base64.b64decode(entry["footer"])})
 
     stored, duplicates = ({int(rank): n for rank, n in value[key].items()} for key in ("stored", "duplicates"))
-    objects, detections = leaf(value["objects"]), leaf(value["detections"])
-    return Reduced(Pixel(*value["pixel"]), objects, detections, stored, duplicates, value["nulls"])
+    leaves = {name: leaf(value[name]) for name in MEMBERS}
+    return Reduced(Pixel(*value["pixel"]), **leaves, stored=stored, duplicates=duplicates, nulls=value["nulls"])

@@ -44,7 +44,15 @@ class Layout:
 
 
 def finish_catalog(
-    folder: Path, leaves: Sequence[Leaf], *, schema: pa.Schema, name: str, product: str, position: tuple[str, str], date: str
+    folder: Path,
+    leaves: Sequence[Leaf],
+    *,
+    schema: pa.Schema,
+    name: str,
+    product: str,
+    position: tuple[str, str],
+    date: str,
+    margin: tuple[str, float] | None = None,
 ) -> None:
     """Write everything a HATS catalogue holds beside its leaves.
 
@@ -62,6 +70,8 @@ def finish_catalog(
         Names of the columns with right ascension and declination [deg].
     date : str
         Creation date, ISO 8601; given, so that a rerun writes the same bytes.
+    margin : (str, float), optional
+        For a margin: the folder of its primary catalogue beside it, and the threshold [arcsec].
     """
     by_sky = sorted(leaves, key=lambda leaf: Pixel.from_hats_path(leaf.path))
     pixels = [Pixel.from_hats_path(leaf.path) for leaf in by_sky]
@@ -90,6 +100,7 @@ def finish_catalog(
             "hats_version": "v1.0",
             "hats_estsize": str(sum(leaf.size_bytes for leaf in leaves) // 1024),
             "moc_sky_fraction": f"{sum(1 / (12 * 4**pixel.order) for pixel in pixels):.10g}",
+            **({"hats_primary_table_url": margin[0], "hats_margin_threshold": f"{margin[1]:g}"} if margin else {}),
         },
     )
 
@@ -113,9 +124,11 @@ def finish_index(folder: Path, parts: Sequence[Leaf], *, schema: pa.Schema, name
     )
 
 
-def finish_collection(folder: Path, *, name: str, primary: str, indexes: Mapping[str, str]) -> None:
-    """Write ``collection.properties``: which member is the primary catalogue, which are indexes."""
+def finish_collection(folder: Path, *, name: str, primary: str, indexes: Mapping[str, str], margin: str = "") -> None:
+    """Write ``collection.properties``: which member is the primary catalogue, which its margin, which are indexes."""
     properties = {"obs_collection": name, "hats_primary_table_url": primary}
+    if margin:
+        properties |= {"all_margins": margin, "default_margin": margin}
     if indexes:
         properties["all_indexes"] = " ".join(f"{column} {member}" for column, member in indexes.items())
         properties["default_index"] = next(iter(indexes))
