@@ -276,7 +276,8 @@ def _connected(scheduler: str | None, workers: int | None, default: str = "") ->
             yield
         return
     with scalable.connect(wanted or None, workers=workers) as client:
-        console.print(f"dashboard {client.dashboard_link}", style="dim")
+        port = client.dashboard_link.rsplit(":", 1)[-1].split("/")[0]
+        console.print(f"dashboard {client.dashboard_link} (from afar: ssh -L {port}:127.0.0.1:{port} HOST)", style="dim")
         yield
 
 

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scalable.catalog.condition import parse_condition
+from scalable.catalog.ingest_reduce import detections_schema
 from scalable.catalog.light_curves import floats
-from scalable.errors import MissingInputError, ScalableError
+from scalable.errors import ColumnError, MissingInputError, QueryError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source, TableInfo, TableReader
@@ -91,11 +93,21 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
         if complete:
             schema = stored_schema(complete[0][1].schema, survey.columns, path=complete[0][0].path)
             samples = list(_samples(reader, [source for source, _ in complete], schema, survey))
+            _check_quality(survey, schema)
             found += _units(schema)
             for look in (_angles, _precision, _counters, _ids, _duplicates, _sentinels, _errors, _classes):
                 found += look(schema, samples)
     rows, size = (sum(getattr(info, name) for _, info in headers) for name in ("rows", "bytes"))
     return Checked(len(listed), rows, size, schema, tuple(f for f in found if f.name not in survey.accept))
+
+
+def _check_quality(survey: Survey, schema: Schema) -> None:
+    """Refuse a quality cut that is no condition on the columns that detections will have."""
+    for name, condition in survey.quality.items():
+        try:
+            parse_condition(condition, detections_schema(schema).to_arrow())
+        except (QueryError, ColumnError) as error:
+            raise SurveyError(f"quality.{name}: {error}") from error
 
 
 def _samples(reader: TableReader, usable: Sequence[Source], schema: Schema, survey: Survey) -> Iterator[Sample]:
@@ -177,18 +189,20 @@ def _units(schema: Schema) -> Iterator[Finding]:
 
 
 def _angles(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    odd, lines = [], []
     for role, full in (("ra", 360.0), ("dec", 90.0)):
         for column in schema.by_role(role):
-            values = _values(samples, column.name)
-            largest = float(np.nanmax(np.abs(values), initial=0.0))
+            largest = float(np.nanmax(np.abs(_values(samples, column.name)), initial=0.0))
             degrees = largest * factor(column.unit or "deg", "deg", column.name)
             said = standard_unit(column.source_unit) if column.source_unit else ""
-            other = "deg" if column.unit == "rad" else "rad"
-            conflict = said in ("rad", "deg") and said != column.unit and largest * factor(said, "deg", column.name) <= full
-            if degrees > full * 1.001 or (conflict and other == "rad"):
-                text = f"{column.name} reaches {largest:g}, read as {column.unit or 'deg'}"
-                text += f", while the header says {column.source_unit}" if said else ""
-                yield Finding("angle-range", text, f"columns.{column.name}.unit: {other}")
+            # Degrees may be as small as radians are: then only a header that says radians speaks against them.
+            conflict = column.unit == "deg" and said == "rad" and np.degrees(largest) <= full * 1.001
+            if degrees > full * 1.001 or conflict:
+                header = f" (the header says {column.source_unit})" if said else ""
+                odd.append(f"{column.name} reaches {largest:g}, read as {column.unit or 'deg'}{header}")
+                lines.append(f"columns.{column.name}.unit: {'deg' if column.unit == 'rad' else 'rad'}")
+    if odd:
+        yield Finding("angle-range", _list(odd), "; ".join(lines))
 
 
 def _precision(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:

@@ -34,7 +34,8 @@ class LightCurveStatistics:
 
     def needs(self, wanted: Sequence[str]) -> list[str]:
         """Return the keys, band and time, and the values of which a statistic is wanted."""
-        used = [pair for pair in self.values if any(f"_{pair[0]}" in name for name in wanted)]
+        names = {pair: [f"{band}_{pair[0]}{s.name}" for band in self.bands for s in self.statistics] for pair in self.values}
+        used = [pair for pair, columns in names.items() if not set(columns).isdisjoint(wanted)]
         return [*KEYS, "band", "mjd", *(name for pair in used for name in pair)]
 
     def apply(self, table: pa.Table) -> pa.Table:

@@ -19,6 +19,7 @@ from scalable.catalog.check import Finding
 from scalable.catalog.collection import Collection
 from scalable.catalog.light_curves import floats
 from scalable.catalog.sql import sql
+from scalable.errors import ColumnError, QueryError
 from scalable.io.parquet import read_leaf
 from scalable.report import plots
 from scalable.report.page import Section, write_page
@@ -51,6 +52,7 @@ def write_run_page(
         lambda: _variability(survey, collection, products),
         lambda: _bright(survey, collection),
         lambda: _colour_colour(survey, collection),
+        lambda: _quality(survey, collection),
         lambda: _questions(survey, collection),
         lambda: [_how_to_open(collection, products)],
     ]
@@ -283,11 +285,28 @@ def _colour_colour(survey: Survey, collection: Collection) -> list[Section]:
     ]
 
 
+def _quality(survey: Survey, collection: Collection) -> list[Section]:
+    """Count what each quality cut keeps, all in one pass."""
+    cuts = survey.quality
+    if not cuts:
+        return []
+    counts = ", ".join(f"count(*) FILTER (WHERE {cut}) AS {_quoted(name)}" for name, cut in cuts.items())
+    kept = sql(collection, f"SELECT {counts} FROM detections").compute().to_pylist()[0]
+    table = pa.table({"cut": list(cuts), "condition": list(cuts.values()), "detections kept": [kept[name] for name in cuts]})
+    text = f"Detections, of {collection.accounting['stored']:,}, that pass each cut alone; all are stored."
+    return [Section("Quality cuts", text, table=table)]
+
+
 def _questions(survey: Survey, collection: Collection) -> list[Section]:
     sections = []
     for question in survey.questions:
-        answer = sql(collection, question.sql).compute()
-        sections.append(Section(f"{question.id}: {question.title}", question.note, table=answer, code=question.sql.strip()))
+        note, answer = question.note, None
+        try:
+            answer = sql(collection, question.sql).compute()
+        except (QueryError, ColumnError) as error:
+            # One wrong question must not cost the page.
+            note = f"{note} No answer: {error}".strip()
+        sections.append(Section(f"{question.id}: {question.title}", note, table=answer, code=question.sql.strip()))
     return sections
 
 
