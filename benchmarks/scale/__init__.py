@@ -1,0 +1,1 @@
+"""Benchmarks at survey scale: many minutes, gigabytes of disk; run by name."""
