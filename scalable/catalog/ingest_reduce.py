@@ -28,7 +28,7 @@ from scalable.kernels.partition import (
     unit_vectors,
 )
 from scalable.schema import Column, Schema
-from scalable.sky.healpix import separation_from_pixel, to_pixels, with_ring
+from scalable.sky.healpix import near_pixel, to_pixels, with_ring
 from scalable.sky.pixel import Pixel
 
 MEMBERS = ("objects", "detections", "objects_margin", "detections_margin")
@@ -257,7 +257,8 @@ def _along_the_sky(objects: Objects, chosen: NDArray[np.int64]) -> NDArray[np.in
 def _write_pixel(pixel: Pixel, plan: Plan, rows: pa.Table, objects: Objects, mine: NDArray[np.int64]) -> Reduced:
     """Write the leaves of a pixel from its own objects, and those of its margin from its neighbours' objects."""
     other = np.setdiff1d(np.arange(len(objects.ids)), mine)
-    near = separation_from_pixel(pixel, objects.ra[other], objects.dec[other]) <= plan.settings.survey.store.margin_arcsec
+    margin_arcsec = plan.settings.survey.store.margin_arcsec
+    near = near_pixel(pixel, objects.ra[other], objects.dec[other], radius_arcsec=margin_arcsec)
     tables = _tables(plan, rows, objects, mine)
     own = _write_members(pixel, plan, tables, "")
     margin = _write_members(pixel, plan, _tables(plan, rows, objects, _along_the_sky(objects, other[near])), "_margin")

@@ -131,43 +131,72 @@ def neighbours(cells: NDArray[np.int64], order: int) -> NDArray[np.int64]:
     return np.unique(around[around >= 0])
 
 
-def separation_from_pixel(pixel: Pixel, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how far each position lies from the border of a pixel, whichever side it is on [arcsec].
+def near_pixel(
+    pixel: Pixel, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], *, radius_arcsec: float
+) -> NDArray[np.bool_]:
+    """Return which positions outside a pixel lie within ``radius_arcsec`` of its border.
 
     In the plane of the HEALPix projection a pixel is a square that stands on its corner. Along its four straight sides the
-    nearest sample is found first, then the nearest point by golden section, to far below a milliarcsecond.
+    nearest sample is found first and, only where that leaves a doubt, the nearest point by golden section, to far below a
+    milliarcsecond.
 
     Parameters
     ----------
     pixel : Pixel
         The pixel.
     ra_deg, dec_deg : ndarray, shape (n,)
-        Positions near it [deg].
+        Positions around it [deg].
+    radius_arcsec : float
+        Threshold [arcsec].
     """
-    point = _unit(ra_deg, dec_deg)
+    side, step, chord = _nearest_sample(pixel, ra_deg, dec_deg)
+    # Between two samples the border is nearer by at most their distance along the longest side, twice that of a square one.
+    gap = 2 * SIDE_ARCSEC / (1 << pixel.order) / _SAMPLES
+    near: NDArray[np.bool_] = _arcsec(chord) <= radius_arcsec + gap
+    doubtful = np.flatnonzero(near)
+    exact = _refined(pixel, _unit(ra_deg[doubtful], dec_deg[doubtful]), side[doubtful], step[doubtful])
+    near[doubtful] = exact <= radius_arcsec
+    return near
+
+
+def _nearest_sample(
+    pixel: Pixel, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return side and step of the sample of the border that is nearest to each position, and the chord to it."""
     sides = np.repeat(np.arange(4), _SAMPLES)
     steps = np.tile((np.arange(_SAMPLES) + 0.5) / _SAMPLES, 4)
-    border = _on_side(pixel, sides, steps)
+    border = _on_side(_corners(pixel), sides, steps)
+    point = _unit(ra_deg, dec_deg)
     # The nearest sample has the largest cosine; blocks bound the memory of the table of all pairs.
     nearest = np.concatenate([np.argmax(block @ border.T, axis=1) for block in np.array_split(point, len(point) // 4096 + 1)])
-    side = sides[nearest]
-    low, high = (np.clip(steps[nearest] + delta / _SAMPLES, 0.0, 1.0) for delta in (-1.0, 1.0))
+    return sides[nearest], steps[nearest], _chord(point, border[nearest])
+
+
+def _refined(pixel: Pixel, point: NDArray[np.float64], side: NDArray[np.int64], step: NDArray[np.float64]) -> NDArray[np.float64]:
+    corners = _corners(pixel)
+    low, high = (np.clip(step + delta / _SAMPLES, 0.0, 1.0) for delta in (-1.0, 1.0))
     ratio = (math.sqrt(5) - 1) / 2
     for _ in range(45):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        closer = _chord(point, _on_side(pixel, side, left)) < _chord(point, _on_side(pixel, side, right))
+        closer = _chord(point, _on_side(corners, side, left)) < _chord(point, _on_side(corners, side, right))
         low, high = np.where(closer, low, left), np.where(closer, right, high)
-    chord = _chord(point, _on_side(pixel, side, (low + high) / 2))
+    return _arcsec(_chord(point, _on_side(corners, side, (low + high) / 2)))
+
+
+def _arcsec(chord: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.degrees(2 * np.arcsin(np.minimum(1.0, chord / 2))) * 3600
 
 
-def _on_side(pixel: Pixel, side: NDArray[np.int64], step: NDArray[np.float64]) -> NDArray[np.float64]:
+def _corners(pixel: Pixel) -> NDArray[np.float64]:
+    """Return the corners of a pixel in the projection plane, shape (4, 2)."""
+    centre = np.column_stack(nested.healpix_to_xy(np.array([pixel.index], dtype=np.uint64), pixel.order, num_threads=1))
+    return centre + _CORNERS / (1 << pixel.order)
+
+
+def _on_side(corners: NDArray[np.float64], side: NDArray[np.int64], step: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return unit vectors, shape (n, 3), of points on the four sides of a pixel, ``step`` from 0 to 1 along each."""
-    x, y = nested.healpix_to_xy(np.array([pixel.index], dtype=np.uint64), pixel.order, num_threads=1)
-    half = 1.0 / (1 << pixel.order)
-    corner_x, corner_y = x[0] + half * _CORNERS[:, 0], y[0] + half * _CORNERS[:, 1]
-    along = [corner[side] + step * (np.roll(corner, -1)[side] - corner[side]) for corner in (corner_x, corner_y)]
-    lon, lat = nested.xy_to_lonlat(along[0] % 8.0, np.clip(along[1], -2.0, 2.0), num_threads=1)
+    plane = corners[side] + step[:, None] * (np.roll(corners, -1, axis=0) - corners)[side]
+    lon, lat = nested.xy_to_lonlat(plane[:, 0] % 8.0, np.clip(plane[:, 1], -2.0, 2.0), num_threads=1)
     return _unit(lon.to_value(u.deg), lat.to_value(u.deg))
 
 
