@@ -22,7 +22,7 @@ from rich.table import Column, Table
 import scalable
 from scalable.errors import ColumnError, QueryError, ScalableError, SurveyError, nearest
 
-DONE, FAULT, USAGE, QUARANTINED, INTERRUPTED = 0, 1, 2, 3, 130
+FAULT, USAGE, QUARANTINED, INTERRUPTED = 1, 2, 3, 130
 
 _LAZY = {
     "SkySpec": "scalable.synthetic.sky",

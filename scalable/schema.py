@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import pyarrow as pa
@@ -133,12 +133,6 @@ class Schema:
     def from_arrow(cls, schema: pa.Schema) -> Schema:
         """Read columns and meanings from an Arrow schema."""
         return cls(tuple(Column.from_field(field) for field in schema))
-
-    def replace(self, name: str, **changes: object) -> Schema:
-        """Return a copy in which the column ``name`` has other attributes."""
-        return Schema(
-            tuple(replace(c, **changes) if c.name == name else c for c in self.columns)  # type: ignore[arg-type]
-        )
 
 
 _KNOWN_UNITS = {"RADIANS": "rad", "DEGREES": "deg", "NUMBER": "", "PIXELS": "pix", "FLAG": "", "ADU": "adu"}

@@ -71,13 +71,6 @@ def test_a_name_that_is_not_there_brings_the_nearest_one() -> None:
     assert isinstance(caught.value, KeyError)
 
 
-def test_replace_returns_a_copy_with_one_column_changed() -> None:
-    changed = MAIN.replace("Flux2", unit="Jy", role="value")
-    assert (changed["Flux2"].unit, changed["Flux2"].role) == ("Jy", "value")
-    assert MAIN["Flux2"].unit == "adu"
-    assert changed.columns[:2] == MAIN.columns[:2]
-
-
 def test_columns_and_schemas_are_frozen() -> None:
     for thing in (MAIN, MAIN["Flux1"]):
         name = fields(thing)[0].name

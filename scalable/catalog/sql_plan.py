@@ -22,8 +22,6 @@ from scalable.errors import ColumnError, QueryError, nearest
 KEY = "object_id"
 BROADCAST = "observations"
 PARTIALS = "partials"
-LEAF = "_leaf"
-"""Order of the leaf that a partial result comes from; it keeps sums independent of the partitioning."""
 
 
 @dataclass(frozen=True)

@@ -308,12 +308,6 @@ def _row_of(sky: Sky, observation_id: int) -> int:
 # Directions. Everything is done on unit vectors, shape (3, n), so that the poles and RA 0 are places like any other.
 
 
-def _vectors(ra_deg: Floats, dec_deg: Floats) -> Floats:
-    """Return unit vectors, shape (3, n)."""
-    ra, dec = np.deg2rad(ra_deg), np.deg2rad(dec_deg)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
-
-
 def _angles(vectors: Floats) -> tuple[Floats, Floats]:
     """Return right ascension (not wrapped) and declination (rad) of vectors of any length, shape (3, n)."""
     x, y, z = vectors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import dask
 import pyarrow as pa
@@ -78,7 +79,8 @@ class Broken(FakeTable):
     def describe(self, source: Source) -> TableInfo:
         info = super().describe(source)
         rows = info.rows + (self.fault == "rows")
-        schema = info.schema.replace("Flux", unit="Jy") if self.fault == "meaning" else info.schema
+        unit = "Jy" if self.fault == "meaning" else ""
+        schema = Schema(tuple(replace(c, unit=unit or c.unit) if c.name == "Flux" else c for c in info.schema))
         return TableInfo(schema, rows, info.bytes, info.header_digest)
 
     def scan(
