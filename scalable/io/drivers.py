@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from scalable.errors import SurveyError, nearest
+from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
 from scalable.io.reader import TableReader
+from scalable.io.votable import VOTable
 
-_READERS: dict[str, type[FitsTable]] = {"fits": FitsTable}
+_READERS: dict[str, Callable[[], TableReader]] = {
+    "fits": FitsTable,
+    "csv": partial(DelimitedTable, "csv"),
+    "text": partial(DelimitedTable, "text"),
+    "ecsv": partial(DelimitedTable, "ecsv"),
+    "votable": VOTable,
+}
 
 
 def reader_for(name: str) -> TableReader:
