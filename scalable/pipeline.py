@@ -14,7 +14,7 @@ from scalable.catalog.bands import join_bands
 from scalable.catalog.catalog import Catalog, open_catalog
 from scalable.catalog.check import Checked, Finding, check
 from scalable.catalog.collection import Collection, open_collection
-from scalable.catalog.ingest import Progress, ingest
+from scalable.catalog.ingest import Progress, ingest, silent
 from scalable.catalog.variability import variability
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate, fit_zero_points
@@ -82,7 +82,7 @@ def run(survey: Survey, *, into: str | Path, only: str | None = None, progress: 
     if only is not None and only not in STAGES:
         raise SurveyError(f"no stage {only!r}; {nearest(only, STAGES)}")
     report = RunReport(Path(into).absolute())
-    tell = progress or _silent
+    tell = progress or silent
     stages: dict[str, Callable[[Survey, RunReport, Progress], None]] = {
         "check": _check,
         "ingest": _ingest,
@@ -191,7 +191,3 @@ def _rows(path: Path) -> int | None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-
-
-def _silent(stage: str, done: int, total: int, size: int) -> None:
-    """Tell nobody."""

@@ -100,7 +100,7 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
         sweep(store, keep=work if resume and not done else None)
-        return done or _run(survey, inputs, store, work, progress or _silent)
+        return done or _run(survey, inputs, store, work, progress or silent)
 
 
 def find_inputs(survey: Survey) -> Inputs:
@@ -277,5 +277,5 @@ def _locked(store: Path) -> Iterator[None]:
         yield
 
 
-def _silent(stage: str, done: int, total: int, size: int) -> None:
+def silent(stage: str, done: int, total: int, size: int) -> None:
     """Tell nobody."""

@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from scalable.errors import InputError, MissingInputError
+from scalable.errors import InputError
+from scalable.io.regular import open_regular
 from scalable.schema import Column, Schema
 
 Value = str | int | float | bool | None
@@ -240,18 +240,9 @@ def open_fits(path: str) -> Iterator[FitsFile]:
     InputError
         If it is something else than a file, or may not be read.
     """
+    descriptor = open_regular(path, "FITS file")
     try:
-        # Without O_NONBLOCK a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingInputError(f"{path}: no such file; check the path in the survey's list of files") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be opened: {error}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: not a FITS file: it is not a regular file")
-        yield FitsFile(path, descriptor, status.st_size)
+        yield FitsFile(path, descriptor, os.fstat(descriptor).st_size)
     finally:
         os.close(descriptor)
 

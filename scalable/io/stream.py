@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from scalable.errors import InputError, MissingInputError
+from scalable.errors import InputError
 from scalable.io.reader import Hash
+from scalable.io.regular import open_regular
 
 MAX_EXPANSION = 200
 """How many times its own size a compressed file may swell to, besides `FREE_EXPANSION`."""
@@ -118,15 +118,5 @@ def open_stream(path: str, digest: Hash | None = None) -> Iterator[ByteStream]:
     InputError
         If it is something else than a file, or may not be read.
     """
-    try:
-        # Without O_NONBLOCK a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingInputError(f"{path}: no such file; check the path in the survey's list of files") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be opened: {error}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"{path}: not a table: it is not a regular file")
-    with open(descriptor, "rb", buffering=0) as file:
+    with open(open_regular(path, "table"), "rb", buffering=0) as file:
         yield ByteStream(path, file, digest)
