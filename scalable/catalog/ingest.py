@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, find_version, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
-from scalable.catalog.ingest_map import CELL_ORDER, Batch, MapRecord, Settings, make_batches, map_batch
+from scalable.catalog.ingest_map import Batch, MapRecord, Settings, make_batches, map_batch
+from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, row_limit
 from scalable.catalog.ingest_reduce import (
     WIDE,
     Plan,
@@ -35,17 +36,13 @@ from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source
 from scalable.io.rules import stored_schema
-from scalable.io.runs import read_arrow, read_json, write_json
-from scalable.kernels.partition import split_pixels
+from scalable.io.runs import read_json, write_json
 from scalable.schema import Schema
-from scalable.sky.healpix import neighbours, ring_order
-from scalable.sky.pixel import MAX_ORDER, Pixel
+from scalable.sky.pixel import Pixel
 from scalable.survey import Survey
 
 BATCH_BYTES = 64 << 20
 """Input that one map task reads; its memory is about four times that."""
-TASK_BYTES = 64 << 20
-"""Decoded leaves that one reduce task writes, one after the other."""
 VOTERS = 32
 """Headers that are read to find out which columns most files have."""
 BUCKET_BYTES = 1 << 30
@@ -169,7 +166,7 @@ def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> li
 
     progress("map", 0, len(batches), 0)
     records = run_tasks(map_batch, batches, settings, on_done=tell)
-    if not any(record.rows for record in records):
+    if not any(part.rows for record in records for part in record.runs):
         reasons = [entry.reason for record in records for entry in record.files if entry.reason]
         rejected = any(entry.rejected for record in records for entry in record.files)
         reasons.append("every row was rejected" if rejected else "every table is empty")
@@ -180,36 +177,18 @@ def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> li
 def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[Plan, list[tuple[Pixel, int]], pa.Table]:
     """Check the spread of every object, count, and cut the sky into pixels."""
     settings, store = run.settings, run.settings.survey.store
-    runs = tuple((record.name, record.first, record.last) for record in records if record.rows)
+    runs = tuple(part for record in records for part in record.runs if part.rows)
     progress("plan", 0, settings.buckets, 0)
     suspects = np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs))
     wide = WIDE.empty_table()
     if len(suspects):
         wide = run_tasks(settle_wide, [np.sort(suspects)], settings, runs)[0]
-    counted = pa.concat_tables([read_arrow(run.work / "map" / f"{name}.cells.arrow") for name, _, _ in runs])
-    # The mean of a wide object can lie far from all its detections.
-    owners = wide["owner"].to_numpy() >> 2 * (MAX_ORDER - CELL_ORDER)
-    cells, rows = cells_to_cut(
-        np.concatenate([counted["cell"].to_numpy(), owners]),
-        np.concatenate([counted["rows"].to_numpy(), np.zeros(len(owners), dtype=np.int64)]),
-    )
-    # An object of a neighbour within the margin of a border reaches as far again with its detections.
-    order = ring_order(2 * store.margin_arcsec)
-    limit = max(1, int(store.leaf_mb * 1e6 / detections_schema(settings.schema).row_bytes))
-    cut = split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, order))
+    counts, limit = count_cells(runs, run.work), row_limit(store, settings.schema)
+    deep = count_deep(counts.cells[counts.rows > limit], runs, settings)
+    pixels = cut_sky(counts, deep, wide["owner"].to_numpy(), store, limit=limit)
     canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
     progress("plan", settings.buckets, settings.buckets, 0)
-    return Plan(settings, order, runs, canonical, wide.num_rows > 0), [(Pixel(o, i), n) for o, i, n in cut], wide
-
-
-def cells_to_cut(cells: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the distinct cells to cut the sky by, and the rows in each.
-
-    Empty neighbours of occupied cells belong to them: the mean of an object can lie in a cell that holds none of its detections.
-    """
-    every = neighbours(np.unique(cells), CELL_ORDER)
-    counts = np.bincount(np.searchsorted(every, cells), weights=rows, minlength=len(every))
-    return every, counts.astype(np.int64)
+    return Plan(settings, runs, canonical, wide.num_rows > 0), pixels, wide
 
 
 def _reduce(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
@@ -222,20 +201,6 @@ def _reduce(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress)
 
     progress("reduce", 0, len(pixels), 0)
     return [result for results in run_tasks(reduce_pixels, groups, plan, on_done=tell) for result in results]
-
-
-def bundle(pixels: Sequence[tuple[Pixel, int]], bytes_per_row: float) -> list[tuple[Pixel, ...]]:
-    """Bundle neighbouring pixels into tasks that are worth their overhead, and at least into a few."""
-    size = min(TASK_BYTES, max(1.0, sum(rows for _, rows in pixels) * bytes_per_row / 4))
-    groups: list[list[Pixel]] = [[]]
-    filled = 0.0
-    for pixel, rows in pixels:
-        if groups[-1] and filled + rows * bytes_per_row > size:
-            groups.append([])
-            filled = 0.0
-        groups[-1].append(pixel)
-        filled += rows * bytes_per_row
-    return [tuple(group) for group in groups]
 
 
 def canonical_ranks(observations: pa.Table) -> NDArray[np.int64]:

@@ -152,7 +152,7 @@ def pixel_file(work: Path, pixel: Pixel, kind: str) -> Path:
 
 
 def _rejected(run: Run, records: Sequence[MapRecord], kept: Sequence[Reduced]) -> pa.Table:
-    tables = [read_arrow(run.work / "map" / f"{record.name}.rejected.arrow") for record in records]
+    tables = [read_arrow(run.work / "map" / f"{part.name}.rejected.arrow") for record in records for part in record.runs]
     tables += [read_arrow(pixel_file(run.work, result.pixel, "rejected")) for result in kept]
     return pa.concat_tables(tables).sort_by([("observation_id", "ascending"), ("source_row", "ascending")])
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from scalable.catalog.ingest_map import REJECTED, Settings, rejection
+from scalable.catalog.ingest_map import REJECTED, RunInfo, Settings, rejection
 from scalable.io.layout import HEALPIX_COLUMN
 from scalable.io.parquet import Leaf, write_leaf
 from scalable.io.reader import Source
@@ -28,7 +28,7 @@ from scalable.kernels.partition import (
     unit_vectors,
 )
 from scalable.schema import Column, Schema
-from scalable.sky.healpix import near_pixel, to_pixels, with_ring
+from scalable.sky.healpix import around_pixel, near_pixel, to_pixels
 from scalable.sky.pixel import Pixel
 
 MEMBERS = ("objects", "detections", "objects_margin", "detections_margin")
@@ -39,15 +39,14 @@ WIDE = pa.schema([("object_id", pa.int64()), ("spread_arcsec", pa.float64()), ("
 
 @dataclass(frozen=True)
 class Plan:
-    """What the reduce stage works from: the tiling's ring, the runs and the observations in canonical order.
+    """What the reduce stage works from: the runs and the observations in canonical order.
 
-    ``observations`` holds ``observation_id, band, mjd, path`` by rank; ``runs`` holds (name, first, last) of each run that has
-    rows; ``wide`` says whether objects wider than the margin were set apart.
+    ``observations`` holds ``observation_id, band, mjd, path`` by rank; ``runs`` are those that have rows;
+    ``wide`` says whether objects wider than the margin were set apart.
     """
 
     settings: Settings
-    ring_order: int
-    runs: tuple[tuple[str, int, int], ...]
+    runs: tuple[RunInfo, ...]
     observations: pa.Table
     wide: bool = False
 
@@ -108,12 +107,12 @@ def _position_columns(ra: str, dec: str) -> tuple[Column, Column]:
     )
 
 
-def check_bucket(bucket: int, settings: Settings, runs: tuple[tuple[str, int, int], ...]) -> NDArray[np.int64]:
+def check_bucket(bucket: int, settings: Settings, runs: tuple[RunInfo, ...]) -> NDArray[np.int64]:
     """Return the ids in one hash bucket whose detections may spread further than the margin (never misses one)."""
     pieces = []
     bounds = np.array([[bucket, bucket + 1]], dtype=np.int64)
-    for name, _, _ in runs:
-        pieces.append(ranges_of(read_arrow(Path(settings.work) / "map" / f"{name}.boxes.arrow"), "bucket", bounds))
+    for run in runs:
+        pieces.append(ranges_of(read_arrow(Path(settings.work) / "map" / f"{run.name}.boxes.arrow"), "bucket", bounds))
     merged = pa.concat_tables(pieces)
     if merged.num_rows == 0:
         return np.zeros(0, dtype=np.int64)
@@ -125,13 +124,13 @@ def check_bucket(bucket: int, settings: Settings, runs: tuple[tuple[str, int, in
     return ids[order][offsets[:-1]][extent > settings.survey.store.margin_arcsec]
 
 
-def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[tuple[str, int, int], ...]) -> pa.Table:
+def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...]) -> pa.Table:
     """Measure the suspects exactly, set the rows of the truly wide objects apart, and return the list of those objects."""
     folder = Path(settings.work)
     pieces = []
-    for name, _, _ in runs:
-        run = read_arrow(folder / "map" / f"{name}.run.arrow")
-        pieces.append(run.filter(pa.array(np.isin(flat(run, "object_id"), suspects))))
+    for run in runs:
+        table = read_arrow(folder / "map" / f"{run.name}.run.arrow")
+        pieces.append(table.filter(pa.array(np.isin(flat(table, "object_id"), suspects))))
     rows = pa.concat_tables(pieces)
     objects = group(rows)
     # The spread is that of all rows, duplicates too: a task that sees a far duplicate alone would take it for the object.
@@ -187,11 +186,12 @@ def _whole(result: Reduced, version: Path) -> bool:
 def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
     """Return every row in a pixel and in the ring around it, with the objects that are wider than the ring put in place."""
     work = Path(plan.settings.work)
-    ranges = with_ring(pixel, plan.ring_order)
+    # An object of a neighbour within the margin of a border reaches as far again with its detections.
+    ranges = around_pixel(pixel, radius_arcsec=2 * plan.settings.survey.store.margin_arcsec)
     pieces = [
-        ranges_of(read_arrow(work / "map" / f"{name}.run.arrow"), HEALPIX_COLUMN, ranges)
-        for name, first, last in plan.runs
-        if ((ranges[:, 1] > first) & (ranges[:, 0] <= last)).any()
+        ranges_of(read_arrow(work / "map" / f"{run.name}.run.arrow"), HEALPIX_COLUMN, ranges)
+        for run in plan.runs
+        if ((ranges[:, 1] > run.first) & (ranges[:, 0] <= run.last)).any()
     ]
     if plan.wide:
         wide = read_arrow(work / "wide.arrow")
@@ -199,7 +199,7 @@ def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
         pieces = [piece.filter(pa.array(~np.isin(flat(piece, "object_id"), ids))) for piece in pieces]
         pieces.append(ranges_of(wide, "_work_owner", ranges).drop_columns(["_work_owner"]))
     if not pieces:
-        return read_arrow(work / "map" / f"{plan.runs[0][0]}.run.arrow").slice(0, 0)
+        return read_arrow(work / "map" / f"{plan.runs[0].name}.run.arrow").slice(0, 0)
     return pa.concat_tables(pieces)
 
 
