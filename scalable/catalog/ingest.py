@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, find_version, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
-from scalable.catalog.ingest_map import Batch, MapRecord, Settings, make_batches, map_batch
-from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, row_limit
+from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, make_batches, map_batch
+from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import (
     WIDE,
     Plan,
@@ -93,7 +93,7 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     """
     store = Path(into).absolute()
     inputs = find_inputs(survey)
-    with _locked(store):
+    with locked(store):
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
         sweep(store, keep=work if resume and not done else None)
@@ -146,17 +146,18 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
     settings = Settings(
         survey, reference_schema(survey, inputs.sources), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES))
     )
-    run = Run(store, settings, inputs.observations, ranks, inputs.run_id, _start(work, inputs.run_id))
-    records = _map(batches, settings, progress)
-    plan, pixels, wide = _plan(records, run, progress)
-    reduced = _reduce(pixels, plan, progress)
+    run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
+    records = map_files(batches, settings, progress)
+    plan, pixels, wide, density = _plan(records, run, progress)
+    reduced = reduce_sky(pixels, plan, progress)
     progress("commit", 0, 1, 0)
-    collection = commit_version(run, records, reduced, wide)
+    collection = commit_version(run, records, reduced, wide=wide, density=density)
     progress("commit", 1, 1, 0)
     return collection
 
 
-def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> list[MapRecord]:
+def map_files(batches: Sequence[Batch], settings: Settings, progress: Progress) -> list[MapRecord]:
+    """Run the map stage; at least one row must come of it."""
     size = {batch.name: batch.size_bytes for batch in batches}
     done: list[int] = []
 
@@ -174,24 +175,33 @@ def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> li
     return records
 
 
-def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[Plan, list[tuple[Pixel, int]], pa.Table]:
-    """Check the spread of every object, count, and cut the sky into pixels."""
+def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[Plan, list[tuple[Pixel, int]], pa.Table, pa.Table]:
+    """Check the spread of every object, count, and cut the sky into pixels; also returns the wide objects and the counts."""
     settings, store = run.settings, run.settings.survey.store
     runs = tuple(part for record in records for part in record.runs if part.rows)
     progress("plan", 0, settings.buckets, 0)
-    suspects = np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs))
-    wide = WIDE.empty_table()
-    if len(suspects):
-        wide = run_tasks(settle_wide, [np.sort(suspects)], settings, runs)[0]
+    suspects = find_suspects(runs, settings)
+    wide = run_tasks(settle_wide, [suspects], settings, runs)[0] if len(suspects) else WIDE.empty_table()
     counts, limit = count_cells(runs, run.work), row_limit(store, settings.schema)
     deep = count_deep(counts.cells[counts.rows > limit], runs, settings)
     pixels = cut_sky(counts, deep, wide["owner"].to_numpy(), store, limit=limit)
-    canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
     progress("plan", settings.buckets, settings.buckets, 0)
-    return Plan(settings, runs, canonical, wide.num_rows > 0), pixels, wide
+    return plan_of(run, runs, wide), pixels, wide, density_table(counts, deep, store)
 
 
-def _reduce(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
+def find_suspects(runs: tuple[RunInfo, ...], settings: Settings) -> NDArray[np.int64]:
+    """Return the ids, sorted, of objects in runs that may spread further than the margin."""
+    return np.sort(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs)))
+
+
+def plan_of(run: Run, runs: tuple[RunInfo, ...], wide: pa.Table) -> Plan:
+    """Return what the reduce stage works from."""
+    canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
+    return Plan(run.settings, runs, canonical, wide.num_rows > 0)
+
+
+def reduce_sky(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
+    """Run the reduce stage over some pixels with the rows expected in each."""
     groups = bundle(pixels, detections_schema(plan.settings.schema).row_bytes)
     done: list[int] = []
 
@@ -211,7 +221,7 @@ def canonical_ranks(observations: pa.Table) -> NDArray[np.int64]:
     return ranks
 
 
-def _start(work: Path, run_id: str) -> str:
+def start(work: Path, run_id: str) -> str:
     """Return the date of this run: fixed when it first starts, so that its reruns write the same bytes."""
     path = work / "run.json"
     try:
@@ -227,7 +237,7 @@ def _start(work: Path, run_id: str) -> str:
 
 
 @contextmanager
-def _locked(store: Path) -> Iterator[None]:
+def locked(store: Path) -> Iterator[None]:
     """Hold the store's lock; a killed process loses it by itself."""
     try:
         store.mkdir(parents=True, exist_ok=True)

@@ -236,12 +236,9 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     rows = np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
     id_column, ra_column, dec_column = (survey.column_of(role) for role in ("object_id", "ra", "dec"))
     ids = _integer_ids(table[id_column], source, id_column)
-    ra = degrees(table, ra_column, source)
-    dec = degrees(table, dec_column, source)
+    ra, dec = positions(table, survey, source)
     reasons = np.full(len(rows), "", dtype=object)
     columns = np.full(len(rows), "", dtype=object)
-    # The pole in single-precision radians is a hair beyond 90 degrees.
-    dec = np.where(np.abs(dec) <= 90.0 * (1 + 2.0**-23), np.clip(dec, -90.0, 90.0), dec)
     problems = (
         (dec_column, "declination outside -90 to 90 degrees", ~(np.abs(dec) <= 90.0)),
         (ra_column, "right ascension is no number or far outside 0 to 360 degrees", ~(np.abs(ra) <= 720.0)),
@@ -259,11 +256,28 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
         rejected = rejection(source, rows[bad], ids.filter(pa.array(bad)), reasons[bad], columns[bad], values)
         good = np.flatnonzero(~bad)
         table, rows, keys, ra, dec = take_rows(table, good), rows[good], keys[good], ra[good], dec[good]
+    return located(table, ra, dec, np.full(len(rows), rank, dtype=np.int32), keys.astype(np.int64), rows), rejected
+
+
+def located(
+    table: pa.Table,
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+    ranks: NDArray[np.int32],
+    ids: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> pa.Table:
+    """Return stored columns with `WORK_COLUMNS` before them, as a run holds them."""
     pixels = to_pixels(ra, dec) if len(ra) else np.zeros(0, dtype=np.int64)
-    ranks = np.full(len(rows), rank, dtype=np.int32)
-    work = dict(zip(WORK_COLUMNS, (pixels, ra, dec, ranks, keys.astype(np.int64), rows), strict=True))
-    located = pa.table({**work, **dict(zip(table.column_names, table.columns, strict=True))})
-    return located, rejected
+    work = dict(zip(WORK_COLUMNS, (pixels, ra, dec, ranks, ids, rows), strict=True))
+    return pa.table({**work, **dict(zip(table.column_names, table.columns, strict=True))})
+
+
+def positions(table: pa.Table, survey: Survey, source: Source) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return right ascension and declination of every row [deg], from the survey's columns; NaN where they are null."""
+    ra, dec = (degrees(table, survey.column_of(role), source) for role in ("ra", "dec"))
+    # The pole in single-precision radians is a hair beyond 90 degrees.
+    return ra, np.where(np.abs(dec) <= 90.0 * (1 + 2.0**-23), np.clip(dec, -90.0, 90.0), dec)
 
 
 def rejection(source: Source, rows: Any, ids: Any, reasons: Any, columns: Any, values: Any) -> pa.Table:

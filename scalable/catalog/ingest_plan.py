@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings
@@ -40,12 +41,29 @@ class Counts:
         return Counts(cells, rows.astype(np.int64))
 
 
+DENSITY_FILE = "density.parquet"
+"""Member of a version: detections by cell of the sky, each at its own position."""
+
 EMPTY = Counts(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
+def density_table(counts: Counts, deep: Counts, store: Store) -> pa.Table:
+    """Return counts as a version keeps them: by cells of `CELL_ORDER`, and again by deeper ones where these are crowded."""
+    orders = np.repeat([CELL_ORDER, deepest_order(store)], [len(counts.cells), len(deep.cells)]).astype(np.uint8)
+    cells, rows = np.concatenate([counts.cells, deep.cells]), np.concatenate([counts.rows, deep.rows])
+    return pa.table({"order": orders, "cell": cells, "rows": rows})
+
+
+def counts_of(density: pa.Table) -> tuple[Counts, Counts]:
+    """Return what `density_table` was made of."""
+    crowded = flat(density, "order") != CELL_ORDER
+    cells, rows = flat(density, "cell"), flat(density, "rows")
+    return Counts(cells[~crowded], rows[~crowded]), Counts(cells[crowded], rows[crowded])
 
 
 def deepest_order(store: Store) -> int:
     """Return the order beyond which cutting is no use: what lies within twice the margin would outweigh the pixel itself."""
-    return max(CELL_ORDER, min(MAX_ORDER, ring_order(2 * store.margin_arcsec) + 2))
+    return max(CELL_ORDER + 1, min(MAX_ORDER, ring_order(2 * store.margin_arcsec) + 2))
 
 
 def row_limit(store: Store, schema: Schema) -> int:

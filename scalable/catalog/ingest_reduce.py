@@ -124,8 +124,13 @@ def check_bucket(bucket: int, settings: Settings, runs: tuple[RunInfo, ...]) -> 
     return ids[order][offsets[:-1]][extent > settings.survey.store.margin_arcsec]
 
 
-def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...]) -> pa.Table:
-    """Measure the suspects exactly, set the rows of the truly wide objects apart, and return the list of those objects."""
+def settle_wide(
+    suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...], known: pa.Table | None = None
+) -> pa.Table:
+    """Measure the suspects exactly, set the rows of the truly wide objects apart, and return the list of those objects.
+
+    Objects ``known`` to be wide, from the version that is added to, stay so: the far row may have been a duplicate of theirs.
+    """
     folder = Path(settings.work)
     pieces = []
     for run in runs:
@@ -137,6 +142,10 @@ def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[Run
     by_id = np.argsort(flat(rows, "object_id"))
     vectors = unit_vectors(flat(rows, "_work_ra")[by_id], flat(rows, "_work_dec")[by_id])
     spread = spreads_arcsec(vectors, boundaries(flat(rows, "object_id")[by_id]))
+    if known is not None and known.num_rows:
+        at = np.minimum(np.searchsorted(flat(known, "object_id"), objects.ids), known.num_rows - 1)
+        before = np.where(flat(known, "object_id")[at] == objects.ids, flat(known, "spread_arcsec")[at], 0.0)
+        spread = np.maximum(spread, before)
     wide = spread > settings.survey.store.margin_arcsec
     ids, owners = objects.ids[wide], objects.owners[wide]
     # Every row of a wide object, duplicates too: the owner of the object drops and lists them.
@@ -155,8 +164,8 @@ def reduce_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> list[Reduced]:
 
 def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
     work = Path(plan.settings.work)
-    done = work / "reduce" / f"{pixel.order}-{pixel.index}.json"
-    if done.exists() and _whole(result := _load(done), work / "version"):
+    done = pixel_file(work, pixel, "json")
+    if done.exists() and is_whole(result := load_result(done), work / "version"):
         return result
     rows = _gather(pixel, plan)
     objects = group(rows)
@@ -169,17 +178,27 @@ def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
         ids = np.sort(objects.ids[mine])
         duplicates = take_rows(rows.select(["object_id", "_work_observation", "source_row"]), objects.duplicates)
         duplicates = duplicates.filter(pa.array(np.isin(flat(duplicates, "object_id"), ids)))
-        _write_rejected(duplicates, plan, work / "reduce" / f"{pixel.order}-{pixel.index}.rejected.arrow")
+        _write_rejected(duplicates, plan, pixel_file(work, pixel, "rejected.arrow"))
         result = replace(result, duplicates=_count(flat(duplicates, "_work_observation")))
-        write_arrow(pa.table({"object_id": ids}), work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
-    _save(done, result)
+        write_arrow(pa.table({"object_id": ids}), pixel_file(work, pixel, "ids.arrow"))
+    save_result(done, result)
     return result
 
 
-def _whole(result: Reduced, version: Path) -> bool:
+def pixel_file(work: Path, pixel: Pixel, kind: str) -> Path:
+    """Return the path of one of the small files that the reduce stage leaves for a pixel."""
+    return work / "reduce" / f"{pixel.order}-{pixel.index}.{kind}"
+
+
+def member_folder(version: Path, member: str) -> Path:
+    """Return the folder of a member's catalogue in a version."""
+    return version / member.split("_")[0] / member
+
+
+def is_whole(result: Reduced, version: Path) -> bool:
     """Return whether the leaves of a finished pixel are still there: a killed clean-up may have taken them."""
     leaves = [(name, getattr(result, name)) for name in MEMBERS]
-    paths = [(version / name.split("_")[0] / name / leaf.path, leaf.size_bytes) for name, leaf in leaves if leaf]
+    paths = [(member_folder(version, name) / leaf.path, leaf.size_bytes) for name, leaf in leaves if leaf]
     return all(path.exists() and path.stat().st_size == size for path, size in paths)
 
 
@@ -272,7 +291,7 @@ def _write_members(pixel: Pixel, plan: Plan, tables: tuple[pa.Table, pa.Table], 
         return None, None
     version = Path(plan.settings.work) / "version"
     members = zip(("objects", "detections"), tables, strict=True)
-    first, second = (write_leaf(table, version / name / f"{name}{suffix}", pixel.hats_path) for name, table in members)
+    first, second = (write_leaf(table, member_folder(version, f"{name}{suffix}"), pixel.hats_path) for name, table in members)
     return first, second
 
 
@@ -348,7 +367,7 @@ def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: t
     work = Path(settings.work)
     pieces = []
     for pixel in pixels:
-        ids = read_arrow(work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
+        ids = read_arrow(pixel_file(work, pixel, "ids.arrow"))
         # Both bounds belong to the range: the bound after the largest id would be no 64-bit number.
         keys = flat(ids, "object_id")
         first, last = int(np.searchsorted(keys, low)), int(np.searchsorted(keys, high, side="right"))
@@ -365,7 +384,9 @@ def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: t
     return write_leaf(part, work / "version" / "objects" / "objects_id", f"dataset/index/part.{number}.parquet")
 
 
-def _save(path: Path, result: Reduced) -> None:
+def save_result(path: Path, result: Reduced) -> None:
+    """Write down what a finished pixel gave; written last."""
+
     def leaf(value: Leaf | None) -> dict[str, object] | None:
         return None if value is None else {**vars(value), "footer": base64.b64encode(value.footer).decode()}
 
@@ -374,7 +395,8 @@ def _save(path: Path, result: Reduced) -> None:
     write_json(path, {"pixel": [result.pixel.order, result.pixel.index], **leaves, **counts})
 
 
-def _load(path: Path) -> Reduced:
+def load_result(path: Path) -> Reduced:
+    """Read back what a finished pixel gave."""
     value = read_json(path)
 
     def leaf(entry: dict[str, Any] | None) -> Leaf | None:
