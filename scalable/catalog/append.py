@@ -47,7 +47,7 @@ from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, make_batc
 from scalable.catalog.ingest_plan import count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import WIDE, settle_wide
 from scalable.cluster import run_tasks
-from scalable.errors import StoreError
+from scalable.errors import InputError, StoreError
 from scalable.io.reader import Source
 from scalable.io.runs import flat, read_arrow
 from scalable.sky.pixel import MAX_ORDER, Pixel
@@ -160,6 +160,9 @@ def _run(
     settings = Settings(survey, stored_columns(before, survey), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES)))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
     records = map_files(batches, settings, progress)
+    files = [entry for record in records for entry in record.files]
+    if all(entry.reason for entry in files):
+        raise InputError(f"none of the {len(files)} new files can be used; the first reason: {files[0].reason}")
     added = tuple(part for record in records for part in record.runs if part.rows)
     base = open_base(before)
     progress("plan", 0, 1, 0)

@@ -148,6 +148,11 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
     )
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
     records = map_files(batches, settings, progress)
+    if not any(part.rows for record in records for part in record.runs):
+        reasons = [entry.reason for record in records for entry in record.files if entry.reason]
+        rejected = any(entry.rejected for record in records for entry in record.files)
+        reasons.append("every row was rejected" if rejected else "every table is empty")
+        raise InputError(f"no row of any file can be stored; the first reason: {reasons[0]}")
     plan, pixels, wide, density = _plan(records, run, progress)
     reduced = reduce_sky(pixels, plan, progress)
     progress("commit", 0, 1, 0)
@@ -157,7 +162,7 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
 
 
 def map_files(batches: Sequence[Batch], settings: Settings, progress: Progress) -> list[MapRecord]:
-    """Run the map stage; at least one row must come of it."""
+    """Run the map stage."""
     size = {batch.name: batch.size_bytes for batch in batches}
     done: list[int] = []
 
@@ -167,11 +172,6 @@ def map_files(batches: Sequence[Batch], settings: Settings, progress: Progress) 
 
     progress("map", 0, len(batches), 0)
     records = run_tasks(map_batch, batches, settings, on_done=tell)
-    if not any(part.rows for record in records for part in record.runs):
-        reasons = [entry.reason for record in records for entry in record.files if entry.reason]
-        rejected = any(entry.rejected for record in records for entry in record.files)
-        reasons.append("every row was rejected" if rejected else "every table is empty")
-        raise InputError(f"no row of any file can be stored; the first reason: {reasons[0]}")
     return records
 
 

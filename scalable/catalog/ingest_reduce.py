@@ -113,9 +113,9 @@ def check_bucket(bucket: int, settings: Settings, runs: tuple[RunInfo, ...]) -> 
     bounds = np.array([[bucket, bucket + 1]], dtype=np.int64)
     for run in runs:
         pieces.append(ranges_of(read_arrow(Path(settings.work) / "map" / f"{run.name}.boxes.arrow"), "bucket", bounds))
-    merged = pa.concat_tables(pieces)
-    if merged.num_rows == 0:
+    if not any(piece.num_rows for piece in pieces):
         return np.zeros(0, dtype=np.int64)
+    merged = pa.concat_tables(pieces)
     ids = merged["object_id"].to_numpy()
     order = np.argsort(ids, kind="stable")
     offsets = boundaries(ids[order])
