@@ -112,7 +112,15 @@ def test_standard_units_are_vounits_and_unknown_ones_none() -> None:
 
 @pytest.mark.parametrize(
     ("text", "local"),
-    [("RADIANS", True), ("ADU", True), ("Number", True), ("nanomaggy", True), ("adu", False), ("mas yr-1", False), ("e-/s", False)],
+    [
+        ("RADIANS", True),
+        ("ADU", True),
+        ("Number", True),
+        ("nanomaggy", True),
+        ("adu", False),
+        ("mas yr-1", False),
+        ("e-/s", False),
+    ],
 )
 def test_a_spelling_that_no_standard_knows_is_told_from_one_that_is_read_by_all(text: str, local: bool) -> None:
     assert is_local_spelling(text) is local

@@ -196,7 +196,9 @@ def _file_names(observations: pa.Table) -> Iterator[Finding]:
         if name == "path" or not pa.types.is_string(observations[name].type):
             continue
         pairs = [(text or "", path) for text, path in zip(observations[name].to_pylist(), paths, strict=True)]
-        other = [(text, path) for text, path in pairs if PurePath(text).suffix == path.suffix and PurePath(text).name != path.name]
+        other = [
+            (text, path) for text, path in pairs if PurePath(text).suffix == path.suffix and PurePath(text).name != path.name
+        ]
         if other and paths[0].suffix:
             message = f"{name} gives other names than files.templates for {len(other)} files: {other[0][0]} is {other[0][1]}"
             yield Finding("index-file-name", message, _accept("index-file-name"))
@@ -207,7 +209,9 @@ def _titles(headers: Sequence[tuple[Source, TableInfo]]) -> Iterator[Finding]:
     titles = [(source.path, str(info.keywords.get("EXTNAME", ""))) for source, info in headers]
     odd = [f"{path} (EXTNAME {title!r})" for path, title in titles if _DISK_PATH.match(title)]
     if odd:
-        yield Finding("path-in-header", f"{len(odd)} files are named by a path on a disk: {_list(odd, 3)}", _accept("path-in-header"))
+        yield Finding(
+            "path-in-header", f"{len(odd)} files are named by a path on a disk: {_list(odd, 3)}", _accept("path-in-header")
+        )
 
 
 def _units(schema: Schema, survey: Survey) -> Iterator[Finding]:
@@ -220,10 +224,16 @@ def _units(schema: Schema, survey: Survey) -> Iterator[Finding]:
     if wrong:
         names = _list(f"{c.name} ({c.unit or 'none'})" for c in wrong)
         yield Finding("magnitude-unit", f"not a unit of magnitudes: {names}", _lines((c.name, "unit", "mag") for c in wrong))
-    bare = [(c.name, _USUAL_UNIT[c.role]) for c in schema if c.role in _USUAL_UNIT and not (c.unit or c.source_unit or _declared(c, survey))]
+    bare = [
+        (c.name, _USUAL_UNIT[c.role])
+        for c in schema
+        if c.role in _USUAL_UNIT and not (c.unit or c.source_unit or _declared(c, survey))
+    ]
     if bare:
         line = _lines((name, "unit", unit) for name, unit in bare)
-        yield Finding("no-unit", f"fluxes or positions without a unit: {_list(name for name, _ in bare)}", f"{line} (or the true ones)")
+        yield Finding(
+            "no-unit", f"fluxes or positions without a unit: {_list(name for name, _ in bare)}", f"{line} (or the true ones)"
+        )
 
 
 def _declared(column: Column, survey: Survey) -> bool:
@@ -260,7 +270,9 @@ def _meanings(schema: Schema, samples: Sequence[Sample], survey: Survey) -> Iter
     if odd:
         names = _list(f"{name} ({count} rows)" for name, count in odd.items())
         line = _lines((name, "null_state", "non_detection") for name in odd)
-        yield Finding("null-meaning", f"NaN or null, and nothing says why: {names}", f"{line} (or not_observed, rejected, sentinel)")
+        yield Finding(
+            "null-meaning", f"NaN or null, and nothing says why: {names}", f"{line} (or not_observed, rejected, sentinel)"
+        )
 
 
 def _angles(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:

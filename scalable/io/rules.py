@@ -52,8 +52,7 @@ def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str)
         rule = rules.get(column.name)
         own.append(_described(column, rule or ColumnRule()))
         if rule and _needs_states(rule):
-            text = f"Why {column.name} is null: " + ", ".join(f"{s.value} {s.name.lower()}" for s in State)
-            added.append(Column(f"{column.name}_state", pa.uint8(), role="quality", description=text))
+            added.append(state_column(column.name))
         if rule and rule.convert:
             text = f"{column.name} converted from {own[-1].unit or 'dimensionless'}"
             convert = rule.convert
@@ -64,6 +63,12 @@ def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str)
             raise InputError(f"{path}: the added column {column.name!r} clashes with one of the file; choose another name")
         taken.add(column.name.lower())
     return Schema(tuple(own + added))
+
+
+def state_column(name: str) -> Column:
+    """Return the column that says of every cell of another whether it is measured, and if not, why."""
+    text = f"Why {name} is null: " + ", ".join(f"{s.value} {s.name.lower()}" for s in State)
+    return Column(f"{name}_state", pa.uint8(), role="quality", description=text)
 
 
 def apply_rules(table: pa.Table, schema: Schema, rules: Mapping[str, ColumnRule]) -> pa.Table:

@@ -46,8 +46,18 @@ def test_a_clean_survey_gives_no_finding(tmp_path: Path) -> None:
     [
         ("magnitude-unit", np.linspace(10.1, 20.2, N), {"role": "mag", "unit": "adu"}, "columns.Extra.unit: mag"),
         ("no-unit", np.linspace(10.1, 20.2, N), {"role": "flux"}, "columns.Extra.unit: adu"),
-        ("negative-error", np.linspace(-1.1, 20.2, N), {"role": "mag_err", "unit": "mag"}, "columns.Extra.nulls: [{at_most: 0, state: rejected}]"),
-        ("sentinel", np.where(np.arange(N) < 5, 99.0, 15.5), {"role": "mag", "unit": "mag"}, "columns.Extra.nulls: [{above: 90}]"),
+        (
+            "negative-error",
+            np.linspace(-1.1, 20.2, N),
+            {"role": "mag_err", "unit": "mag"},
+            "columns.Extra.nulls: [{at_most: 0, state: rejected}]",
+        ),
+        (
+            "sentinel",
+            np.where(np.arange(N) < 5, 99.0, 15.5),
+            {"role": "mag", "unit": "mag"},
+            "columns.Extra.nulls: [{above: 90}]",
+        ),
         ("float-counter", np.arange(N, dtype=np.float64), {}, "accept: [float-counter]"),
     ],
 )

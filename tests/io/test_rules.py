@@ -90,9 +90,7 @@ BOUNDS = {"at_most": np.less_equal, "below": np.less, "at_least": np.greater_equ
 @pytest.mark.parametrize("dtype", [pa.float32(), pa.float64()])
 @pytest.mark.parametrize("bound", [-9.999, 0.0, 90.0, 1e300])
 @pytest.mark.parametrize("name", BOUNDS)
-def test_a_bound_takes_what_lies_on_its_side_in_the_precision_of_the_column(
-    name: str, bound: float, dtype: pa.DataType
-) -> None:
+def test_a_bound_takes_what_lies_on_its_side_in_the_precision_of_the_column(name: str, bound: float, dtype: pa.DataType) -> None:
     kind = dtype.to_pandas_dtype()
     with np.errstate(over="ignore"):
         near = np.array([bound, -bound], kind)
