@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import lru_cache
 
 import pyarrow as pa
 from astropy import units as u
@@ -151,7 +152,8 @@ def parse_unit(text: str) -> u.UnitBase | None:
     return _read(_KNOWN_UNITS.get(text.strip().upper(), text.strip()), (*_STANDARDS, None))
 
 
-def _read(spelled: str, formats: Iterable[str | None]) -> u.UnitBase | None:
+@lru_cache(maxsize=4096)  # A text that no standard reads takes astropy milliseconds, and every file repeats it.
+def _read(spelled: str, formats: tuple[str | None, ...]) -> u.UnitBase | None:
     with warnings.catch_warnings():
         # A deprecated spelling is still a unit.
         warnings.simplefilter("ignore", u.UnitsWarning)

@@ -180,8 +180,8 @@ def impute(catalog: Catalog, column: str, fill: pa.Table | float) -> Catalog:
     """Return a catalogue in which the nulls of a column are filled and say that they are; nothing is computed.
 
     ``{column}_state`` is 5 (imputed) where a value was filled in, and is added where there was none. The column and its states
-    are kept as they were under ``{name}_before_impute``, so that ``undo(catalog, "impute")`` brings them back. Errors stay null:
-    statistics that weight by them leave imputed values out.
+    are kept as they were under ``{name}_before_impute``, so that ``undo(catalog, "impute")`` brings them back. The error
+    column is left as it is.
 
     Parameters
     ----------

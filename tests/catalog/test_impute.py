@@ -96,7 +96,7 @@ def test_nulls_are_filled_and_say_so_and_nothing_else_changes(synthetic: Collect
 def test_states_that_are_there_already_are_kept_and_come_back(synthetic: Collection) -> None:
     with_states = impute(synthetic.detections, "Mag1", pa.table({"band": ["J"], "fill_value": [15.5]}))
     before = with_states.persist(scheduler="threads")
-    renamed = undo_names(before)
+    renamed = without_kept(before)
     lazy = impute(renamed, "Mag1", 99.5)
     after, was = lazy.compute(), renamed.compute()
     still_null = was["Mag1"].is_null().to_numpy()
@@ -107,7 +107,7 @@ def test_states_that_are_there_already_are_kept_and_come_back(synthetic: Collect
     assert undo(lazy, "impute").compute().equals(was)
 
 
-def undo_names(catalog: Catalog) -> Catalog:
+def without_kept(catalog: Catalog) -> Catalog:
     """Return a catalogue that has states but no kept column, as ingest makes it from a rule with a state."""
     return catalog.select(*(name for name in catalog.schema.names if not name.endswith("_before_impute")))
 
