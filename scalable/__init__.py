@@ -1,8 +1,9 @@
 """Distributed dataframe batch processing for large sky surveys.
 
 The words to learn, by stage: describe (`open_survey`, `check`), ingest (`ingest`, `open_collection`, `open_catalog`), combine
-(`join_bands`, `variability`, `fit_zero_points`, `calibrate`, `cone_search`, `id_search`, `sql`, `write_catalog`), run (`run`,
-`connect`). Each is loaded when it is first used, so that importing this package costs nothing.
+(`join_bands`, `variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`,
+`sql`, `write_catalog`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs
+nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ _PUBLIC = {
     "Statistic": "scalable.kernels.statistic",
     "fit_zero_points": "scalable.catalog.zero_points",
     "calibrate": "scalable.catalog.zero_points",
+    "fit_fill_values": "scalable.catalog.impute",
+    "impute": "scalable.catalog.impute",
+    "undo": "scalable.catalog.undo",
     "cone_search": "scalable.catalog.search",
     "id_search": "scalable.catalog.search",
     "sql": "scalable.catalog.sql",

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import lru_cache
 
 import pyarrow as pa
 from astropy import units as u
@@ -138,13 +139,25 @@ class Schema:
 _KNOWN_UNITS = {"RADIANS": "rad", "DEGREES": "deg", "NUMBER": "", "PIXELS": "pix", "FLAG": "", "ADU": "adu"}
 
 
+_STANDARDS = ("vounit", "fits", "cds")
+
+
+def is_local_spelling(text: str) -> bool:
+    """Return whether ``text`` is a unit that we read although no standard spells it so."""
+    return _read(text.strip(), _STANDARDS) is None and parse_unit(text) is not None
+
+
 def parse_unit(text: str) -> u.UnitBase | None:
-    """Return the astropy unit that ``text`` means, or None if no standard reads it."""
-    spelled = _KNOWN_UNITS.get(text.strip().upper(), text.strip())
+    """Return the astropy unit that ``text`` means, or None if neither a standard nor astropy reads it."""
+    return _read(_KNOWN_UNITS.get(text.strip().upper(), text.strip()), (*_STANDARDS, None))
+
+
+@lru_cache(maxsize=4096)  # A text that no standard reads takes astropy milliseconds, and every file repeats it.
+def _read(spelled: str, formats: tuple[str | None, ...]) -> u.UnitBase | None:
     with warnings.catch_warnings():
         # A deprecated spelling is still a unit.
         warnings.simplefilter("ignore", u.UnitsWarning)
-        for unit_format in ("vounit", "fits", "cds", None):
+        for unit_format in formats:
             try:
                 return u.Unit(spelled, format=unit_format, parse_strict="raise")
             except (ValueError, TypeError):
@@ -157,7 +170,10 @@ def standard_unit(text: str) -> str | None:
     unit = parse_unit(text)
     if unit is None:
         return None
-    try:
-        return str(unit.to_string("vounit"))
-    except ValueError:
-        return str(unit)
+    with warnings.catch_warnings():
+        # A deprecated spelling is still a unit.
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        try:
+            return str(unit.to_string("vounit"))
+        except ValueError:
+            return str(unit)

@@ -33,7 +33,7 @@ def _known_role(role: str) -> str:
 
 
 def _state_name(state: str) -> str:
-    names = [member.name.lower() for member in State]
+    names = [member.name.lower() for member in State if member not in (State.MEASURED, State.IMPUTED)]
     if state not in names:
         raise ValueError(f"{state!r} is not a state; {nearest(state, names)}")
     return state
@@ -42,6 +42,9 @@ def _state_name(state: str) -> str:
 def _bare_sentinel(value: Any) -> Any:
     return {"value": value} if isinstance(value, (int, float)) else value
 
+
+BOUNDS = ("value", "at_most", "below", "at_least", "above")
+"""How a null rule names the values that it takes."""
 
 Unit = Annotated[str, AfterValidator(_known_unit)]
 StateName = Annotated[str, AfterValidator(_state_name)]
@@ -88,10 +91,26 @@ class Files(Part):
 
 
 class NullRule(Part):
-    """A value that the source writes instead of a measurement."""
+    """A value, or an open or closed range of values, that is no measurement; the first rule of a column that fits decides."""
 
-    value: float = Field(description="the sentinel as written in the source")
+    value: float | None = Field(None, description="the sentinel as written in the source")
+    at_most: float | None = Field(None, description="this and everything below it", allow_inf_nan=False)
+    below: float | None = Field(None, description="everything below it", allow_inf_nan=False)
+    at_least: float | None = Field(None, description="this and everything above it", allow_inf_nan=False)
+    above: float | None = Field(None, description="everything above it", allow_inf_nan=False)
     state: StateName = Field("sentinel", description="what it means: non_detection, not_observed, sentinel, rejected")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> NullRule:
+        given = [name for name in BOUNDS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(BOUNDS)}, not {' and '.join(given) or 'none'}")
+        return self
+
+    @property
+    def bound(self) -> tuple[str, float]:
+        """Which of `BOUNDS` the rule gives, and its number."""
+        return next((name, number) for name in BOUNDS if (number := getattr(self, name)) is not None)
 
 
 class Conversion(Part):
@@ -109,7 +128,9 @@ class ColumnRule(Part):
     error: str = Field("", description="name of the column with this column's error")
     ucd: str = Field("", description="IVOA content descriptor")
     description: str = Field("", description="a sentence for people")
-    nulls: tuple[Annotated[NullRule, BeforeValidator(_bare_sentinel)], ...] = Field((), description="sentinels, besides NaN")
+    nulls: tuple[Annotated[NullRule, BeforeValidator(_bare_sentinel)], ...] = Field(
+        (), description="sentinels and ranges that are no measurements, besides NaN; the first that fits decides"
+    )
     null_state: StateName = Field("sentinel", description="what a NaN or a null of the file format means")
     convert: Conversion | None = Field(None, description="add a column with the values in another unit")
     aperture_arcsec: float | None = Field(None, gt=0, description="aperture the value was measured in [arcsec]")
@@ -182,11 +203,16 @@ CONTRADICTIONS = {
     "float-counter": "whole numbers are stored as floats",
     "float-id": "object ids are stored as floats too large to be exact",
     "float32-coordinates": "coordinates are stored in single precision",
+    "index-file-name": "a column of the index gives other file names than the templates",
     "magnitude-unit": "a magnitude carries the unit of a flux, or none",
     "missing-file": "a file that the index lists is not there",
-    "no-unit": "a flux has no unit",
     "negative-error": "an error is zero or negative",
+    "nested-column": "a column holds an array in every row",
+    "no-unit": "a flux or a position has no unit",
+    "null-meaning": "a flux or magnitude is NaN or null, and its rule does not say why",
+    "path-in-header": "the name of a table is a path on somebody's disk",
     "sentinel": "a value that looks like a sentinel is not declared as one",
+    "unit-spelling": "a unit in the header is read although no standard spells it so",
     "unknown-unit": "a unit in the header is in no standard",
     "unreadable-file": "the header of a file cannot be read",
 }

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalable.errors import ColumnError
-from scalable.schema import ROLES, Column, Schema, State, parse_unit, standard_unit
+from scalable.schema import ROLES, Column, Schema, State, is_local_spelling, parse_unit, standard_unit
 
 TYPES = [pa.int64(), pa.float32(), pa.string(), pa.bool_(), pa.list_(pa.float64()), pa.list_(pa.int16(), 3)]
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -108,3 +108,19 @@ def test_standard_units_are_vounits_and_unknown_ones_none() -> None:
     assert standard_unit("RADIANS") == "rad"
     assert standard_unit("mJy/arcsec2") == "mJy.arcsec**-2"
     assert parse_unit("radianz") is standard_unit("radianz") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("RADIANS", True),
+        ("ADU", True),
+        ("Number", True),
+        ("nanomaggy", True),
+        ("adu", False),
+        ("mas yr-1", False),
+        ("e-/s", False),
+    ],
+)
+def test_a_spelling_that_no_standard_knows_is_told_from_one_that_is_read_by_all(text: str, local: bool) -> None:
+    assert is_local_spelling(text) is local

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ _AVERAGES = ("mean", "weighted_mean", "median")
 class BandJoin:
     """One row per object: the picked epoch or the average of each value in each band."""
 
+    name: ClassVar[str] = "join_bands"
     bands: tuple[str, ...]
     values: tuple[str, ...]
     pick: str
@@ -33,6 +35,10 @@ class BandJoin:
     """For each value the column with its error, or the name of the value that it is the error of with ``=`` before it."""
     brightness: tuple[str, float]
     """Column that ``brightest`` compares, and the sign that makes the brightest smallest."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return bands, values, and how epochs and objects are picked."""
+        return {"bands": self.bands, "values": self.values, "pick": self.pick, "how": "inner" if self.inner else "outer"}
 
     def output(self, schema: pa.Schema) -> pa.Schema:
         """Return the object's keys and ``{band}_{value}`` columns with the units of the values."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,10 @@ from dask.base import DaskMethodsMixin, tokenize
 from dask.threaded import get as threaded_get
 
 from scalable.catalog.condition import parse_condition
+from scalable.catalog.history import about, history_of, recorded, shown
 from scalable.catalog.steps import NO_LOADER, Chain, LeafLoader, Select, Step, continue_partition, load_partition
 from scalable.errors import ColumnError, StoreError, nearest, require
-from scalable.io.layout import META_KEY, LeafInfo, read_layout
+from scalable.io.layout import LeafInfo, read_layout
 from scalable.schema import Schema
 
 PARTITION_BYTES = 500_000_000
@@ -101,8 +101,12 @@ class Catalog(DaskMethodsMixin):
     @property
     def bands(self) -> tuple[str, ...]:
         """Bands of the survey, in order of wavelength; empty where the catalogue does not say."""
-        meta = (self.schema.metadata or {}).get(META_KEY)
-        return tuple(json.loads(meta)["bands"]) if meta else ()
+        return tuple(about(self.schema).get("bands", ()))
+
+    @property
+    def history(self) -> tuple[dict[str, Any], ...]:
+        """What was done to the rows and columns since ingest, step by step with name and parameters; also of a written one."""
+        return history_of(self.schema)
 
     @property
     def leaves(self) -> tuple[LeafInfo, ...]:
@@ -139,7 +143,8 @@ class Catalog(DaskMethodsMixin):
     def then(self, step: Step) -> Catalog:
         """Return the catalogue with one more pending step; nothing is computed."""
         chain = Chain(self.chain.loader, (*self.chain.steps, step))
-        return Catalog(chain, self.partitions, step.output(self.schema), self.title, self.graph)
+        schema = recorded(step.output(self.schema), self.history, step.name, step.parameters())
+        return Catalog(chain, self.partitions, schema, self.title, self.graph)
 
     def repartition(self, npartitions: int) -> Catalog:
         """Return the same rows cut into at most ``npartitions`` runs of whole leaves; nothing is computed."""
@@ -216,6 +221,7 @@ class Catalog(DaskMethodsMixin):
         width = max((len(column.name) for column in self.columns), default=0)
         for column in self.columns:
             lines.append(f"  {column.name:<{width}}  {str(column.dtype):<8} {column.unit:<8} {column.description}".rstrip())
+        lines += [f"  done: {line}" for line in self._done()]
         lines += [f"  pending: {step}" for step in self.chain.steps]
         return "\n".join(lines)
 
@@ -225,13 +231,19 @@ class Catalog(DaskMethodsMixin):
             f"<td>{html.escape(c.description)}</td></tr>"
             for c in self.columns
         )
+        done = "".join(f"<li>{html.escape(line)}</li>" for line in self._done())
         pending = "".join(f"<li>{html.escape(str(step))}</li>" for step in self.chain.steps)
         return (
             f"<div><strong>Catalog {html.escape(self.title)}</strong>: {html.escape(self._extent())}"
             f"<details><summary>{len(self.schema)} columns</summary><table><thead><tr><th>column</th><th>type</th><th>unit</th>"
             f"<th>description</th></tr></thead><tbody>{rows}</tbody></table></details>"
+            f"{f'<p>done</p><ol>{done}</ol>' if done else ''}"
             f"{f'<p>pending</p><ol>{pending}</ol>' if pending else ''}</div>"
         )
+
+    def _done(self) -> list[str]:
+        """Return the steps of the history that are not pending any more."""
+        return [shown(record) for record in self.history[: len(self.history) - len(self.chain.steps)]]
 
     def _extent(self) -> str:
         rows = "unknown number of" if self.rows is None else f"{self.rows:,}"

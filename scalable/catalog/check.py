@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +20,17 @@ from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source, TableInfo, TableReader
 from scalable.io.rules import apply_rules, factor, stored_schema
-from scalable.schema import Schema, standard_unit
+from scalable.schema import Column, Schema, is_local_spelling, standard_unit
 from scalable.survey import Survey
 
 SAMPLE_FILES = 12
 SAMPLE_BYTES = 4 << 20
-_SENTINELS = (99.0, 99.99, 999.0, 9999.0, -99.0, -999.0, -9999.0, -9.999, -9.999e9, 1e30, -1e30)
+_SENTINELS = (99.0, 99.9, 99.99, 99.999, 999.0, 9999.0, -99.0, -99.99, -999.0, -9999.0, -9.999, -9.999e9, 1e30, -1e30)
+_FAINTEST = 90.0
+"""No magnitude lies beyond it on either side [mag]."""
+
+_DISK_PATH = re.compile(r"/\w+/|~/|[A-Za-z]:\\|file:")
+_USUAL_UNIT = {"ra": "deg", "dec": "deg", "flux": "adu", "flux_err": "adu"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class Sample:
-    """The first rows of a file under the survey's rules."""
+    """The first rows of a file under the survey's rules, and how many NaN and nulls each column had before them."""
 
     source: Source
     table: pa.Table
+    nulls: dict[str, int]
 
 
 def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) -> Checked:
@@ -74,7 +82,8 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
         Findings that the survey's ``accept`` names are left out.
     """
     reader = reader_for(survey.files.format)
-    listed = sources(survey, read_observations(survey))
+    observations = read_observations(survey)
+    listed = sources(survey, observations)
     headers: list[tuple[Source, TableInfo]] = []
     broken: list[tuple[Source, Exception]] = []
     for number, source in enumerate(listed):
@@ -84,17 +93,17 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
             broken.append((source, error))
         if on_file:
             on_file(number + 1, len(listed))
-    found = list(_broken(broken))
+    found = [*_broken(broken), *_file_names(observations)]
     schema = Schema(())
     if headers:
         complete = [pair for pair in headers if not [name for name in survey.columns if name not in pair[1].schema]]
         found += _columns(headers, complete, survey)
-        found += _filters(headers)
+        found += [*_filters(headers), *_titles(headers)]
         if complete:
             schema = stored_schema(complete[0][1].schema, survey.columns, path=complete[0][0].path)
             samples = list(_samples(reader, [source for source, _ in complete], schema, survey))
             _check_quality(survey, schema)
-            found += _units(schema)
+            found += [*_units(schema, survey), *_spellings(schema, survey), *_nested(schema), *_meanings(schema, samples, survey)]
             for look in (_angles, _precision, _counters, _ids, _duplicates, _sentinels, _errors, _classes):
                 found += look(schema, samples)
     rows, size = (sum(getattr(info, name) for _, info in headers) for name in ("rows", "bytes"))
@@ -119,7 +128,8 @@ def _samples(reader: TableReader, usable: Sequence[Source], schema: Schema, surv
             block = next(iter(reader.scan(source, columns=reader.describe(source).schema.names, block_bytes=SAMPLE_BYTES)))
         except (ScalableError, OSError):
             continue
-        yield Sample(source, apply_rules(block, stored_schema(_plain(block), survey.columns, path=source.path), survey.columns))
+        table = apply_rules(block, stored_schema(_plain(block), survey.columns, path=source.path), survey.columns)
+        yield Sample(source, table, {name: block[name].null_count for name in block.column_names})
 
 
 def _plain(block: pa.Table) -> Schema:
@@ -128,6 +138,11 @@ def _plain(block: pa.Table) -> Schema:
 
 def _accept(name: str) -> str:
     return f"accept: [{name}]"
+
+
+def _lines(settings: Iterable[tuple[str, str, str]]) -> str:
+    """Return the lines of the survey file that give these columns these settings."""
+    return "; ".join(f"columns.{name}.{key}: {value}" for name, key, value in settings)
 
 
 def _list(names: Iterable[object], most: int = 6) -> str:
@@ -174,18 +189,90 @@ def _filters(headers: Sequence[tuple[Source, TableInfo]]) -> Iterator[Finding]:
         yield Finding("filter-header", f"{len(odd)} files: {_list(odd, 3)}", f"correct the index, or {_accept('filter-header')}")
 
 
-def _units(schema: Schema) -> Iterator[Finding]:
-    unknown = [c for c in schema if c.source_unit and not c.unit and standard_unit(c.source_unit) is None]
+def _file_names(observations: pa.Table) -> Iterator[Finding]:
+    """Compare columns of the index that hold file names, by their ending, with what the templates say."""
+    paths = [PurePath(path) for path in observations["path"].to_pylist()]
+    for name in observations.column_names:
+        if name == "path" or not pa.types.is_string(observations[name].type):
+            continue
+        pairs = [(text or "", path) for text, path in zip(observations[name].to_pylist(), paths, strict=True)]
+        other = [
+            (text, path) for text, path in pairs if PurePath(text).suffix == path.suffix and PurePath(text).name != path.name
+        ]
+        if other and paths[0].suffix:
+            message = f"{name} gives other names than files.templates for {len(other)} files: {other[0][0]} is {other[0][1]}"
+            yield Finding("index-file-name", message, _accept("index-file-name"))
+            return
+
+
+def _titles(headers: Sequence[tuple[Source, TableInfo]]) -> Iterator[Finding]:
+    titles = [(source.path, str(info.keywords.get("EXTNAME", ""))) for source, info in headers]
+    odd = [f"{path} (EXTNAME {title!r})" for path, title in titles if _DISK_PATH.match(title)]
+    if odd:
+        yield Finding(
+            "path-in-header", f"{len(odd)} files are named by a path on a disk: {_list(odd, 3)}", _accept("path-in-header")
+        )
+
+
+def _units(schema: Schema, survey: Survey) -> Iterator[Finding]:
+    unknown = [c for c in schema if standard_unit(c.source_unit) is None and not _declared(c, survey)]
     if unknown:
         names = _list(f"{c.name} ({c.source_unit})" for c in unknown)
-        yield Finding("unknown-unit", f"units in no standard: {names}", f"columns.{unknown[0].name}.unit: '' (or the true one)")
+        line = _lines((c.name, "unit", "''") for c in unknown)
+        yield Finding("unknown-unit", f"units in no standard: {names}", f"{line} (or the true ones)")
     wrong = [c for c in schema if c.role in ("mag", "mag_err") and c.unit not in ("mag", "dex")]
     if wrong:
         names = _list(f"{c.name} ({c.unit or 'none'})" for c in wrong)
-        yield Finding("magnitude-unit", f"not a unit of magnitudes: {names}", f"columns.{wrong[0].name}.unit: mag")
-    bare = [c.name for c in schema if c.role in ("flux", "flux_err") and not c.unit]
+        yield Finding("magnitude-unit", f"not a unit of magnitudes: {names}", _lines((c.name, "unit", "mag") for c in wrong))
+    bare = [
+        (c.name, _USUAL_UNIT[c.role])
+        for c in schema
+        if c.role in _USUAL_UNIT and not (c.unit or c.source_unit or _declared(c, survey))
+    ]
     if bare:
-        yield Finding("no-unit", f"fluxes without a unit: {_list(bare)}", f"columns.{bare[0]}.unit: adu (or the true one)")
+        line = _lines((name, "unit", unit) for name, unit in bare)
+        yield Finding(
+            "no-unit", f"fluxes or positions without a unit: {_list(name for name, _ in bare)}", f"{line} (or the true ones)"
+        )
+
+
+def _declared(column: Column, survey: Survey) -> bool:
+    """Return whether the survey says what the unit is, be it none."""
+    return column.name in survey.columns and survey.columns[column.name].unit is not None
+
+
+def _spellings(schema: Schema, survey: Survey) -> Iterator[Finding]:
+    """List units that are read although no standard spells them so, where the survey does not declare the unit."""
+    # A magnitude in ADU is the business of another finding.
+    plain = [c for c in schema if c.role not in ("mag", "mag_err") and not _declared(c, survey)]
+    odd = [c for c in plain if c.source_unit and is_local_spelling(c.source_unit)]
+    if odd:
+        names = _list(f"{c.name} ({c.source_unit} as {c.unit or 'no unit'})" for c in odd)
+        line = _lines((c.name, "unit", c.unit or "''") for c in odd)
+        yield Finding("unit-spelling", f"units that no standard spells so are read as: {names}", line)
+
+
+def _nested(schema: Schema) -> Iterator[Finding]:
+    odd = [c.name for c in schema if pa.types.is_nested(c.dtype)]
+    if odd:
+        message = f"an array in every row, which is stored but takes no part in cuts, joins and statistics: {_list(odd)}"
+        yield Finding("nested-column", message, _accept("nested-column"))
+
+
+def _meanings(schema: Schema, samples: Sequence[Sample], survey: Survey) -> Iterator[Finding]:
+    """Count NaN and nulls of measurements where the survey does not say what they mean."""
+    counts = {}
+    for column in schema:
+        rule = survey.columns.get(column.name)
+        if column.role in ("flux", "mag") and rule is not None and "null_state" not in rule.model_fields_set:
+            counts[column.name] = sum(sample.nulls[column.name] for sample in samples)
+    odd = {name: count for name, count in counts.items() if count}
+    if odd:
+        names = _list(f"{name} ({count} rows)" for name, count in odd.items())
+        line = _lines((name, "null_state", "non_detection") for name in odd)
+        yield Finding(
+            "null-meaning", f"NaN or null, and nothing says why: {names}", f"{line} (or not_observed, rejected, sentinel)"
+        )
 
 
 def _angles(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
@@ -238,8 +325,8 @@ def _whole(values: NDArray[np.float64]) -> bool:
 def _ids(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
     for column in schema.by_role("object_id"):
         exact = {pa.float32(): 2.0**24, pa.float64(): 2.0**53}.get(column.dtype)
-        values = _values(samples, column.name)
-        if exact and np.nanmax(np.abs(values), initial=0.0) > exact:
+        # An integer id may be larger than a float can tell.
+        if exact and np.nanmax(np.abs(_values(samples, column.name)), initial=0.0) > exact:
             message = f"{column.name} is {column.dtype} and exceeds {exact:.0f}: neighbouring ids become one"
             yield Finding("float-id", message, f"write {column.name} as a 64-bit integer: no setting brings lost ids back")
 
@@ -258,35 +345,40 @@ def _duplicates(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def _sentinels(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[str]] = {}
     for column in schema:
         if not pa.types.is_floating(column.dtype) or column.role in ("ra", "dec"):
             continue
         values = _values(samples, column.name)
-        if _whole(values):
+        if column.role == "mag":
+            ranges = [("below", values < -_FAINTEST, -_FAINTEST), ("above", values > _FAINTEST, _FAINTEST)]
+            suspect = [f"{{{side}: {bound:g}}}" for side, beyond, bound in ranges if beyond.any()]
+        elif _whole(values):
             continue  # A counter passes every round number.
-        single = column.dtype == pa.float32()
-        for sentinel in _SENTINELS:
-            written = float(np.float32(sentinel)) if single else sentinel
+        else:
+            single = column.dtype == pa.float32()
+            written = {sentinel: float(np.float32(sentinel)) if single else sentinel for sentinel in _SENTINELS}
             # Once may be chance; a real measurement rarely hits a round sentinel twice.
-            if np.count_nonzero(values == written) > 1:
-                found.setdefault(column.name, []).append(sentinel)
+            suspect = [f"{sentinel:g}" for sentinel, value in written.items() if np.count_nonzero(values == value) > 1]
+        if suspect:
+            found[column.name] = suspect
     if found:
         names = _list(f"{name} ({_list(values)})" for name, values in found.items())
-        first = next(iter(found))
-        line = f"columns.{first}.nulls: [{_list(f'{v:g}' for v in found[first])}]"
+        line = _lines((name, "nulls", f"[{', '.join(values)}]") for name, values in found.items())
         yield Finding("sentinel", f"values that look like sentinels: {names}", line)
 
 
 def _errors(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
-    odd = []
-    for column in (c for c in schema if c.role in ("flux_err", "mag_err")):
+    odd = {}
+    for column in (c for c in schema if c.role in ("flux_err", "mag_err") and pa.types.is_floating(c.dtype)):
         values = _values(samples, column.name)
         count = int(np.count_nonzero(values <= 0))
         if count:
-            odd.append(f"{column.name} ({count} rows, least {np.nanmin(values):g})")
+            odd[column.name] = f"{column.name} ({count} rows, least {np.nanmin(values):g})"
     if odd:
-        yield Finding("negative-error", f"errors that are not positive: {_list(odd)}", _accept("negative-error"))
+        line = _lines((name, "nulls", "[{at_most: 0, state: rejected}]") for name in odd)
+        message = f"errors that are not positive: {_list(odd.values())}"
+        yield Finding("negative-error", message, f"{line} (or {_accept('negative-error')})")
 
 
 def _classes(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,9 +19,14 @@ from scalable.errors import ColumnError
 class Condition:
     """Keep the rows for which a condition is true; null is not true."""
 
+    name: ClassVar[str] = "where"
     text: str
     sql: str
     columns: tuple[str, ...]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the condition as it was given."""
+        return {"condition": self.text}
 
     def output(self, schema: pa.Schema) -> pa.Schema:
         """Return the same schema."""

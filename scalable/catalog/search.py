@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +28,15 @@ from scalable.sky.pixel import Pixel
 class Cone:
     """Keep the rows whose object lies within a radius of a position."""
 
+    name: ClassVar[str] = "cone_search"
     ra_deg: float
     dec_deg: float
     radius_arcsec: float
     columns: tuple[str, str]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the cone."""
+        return {"ra_deg": self.ra_deg, "dec_deg": self.dec_deg, "radius_arcsec": self.radius_arcsec}
 
     def output(self, schema: pa.Schema) -> pa.Schema:
         """Return the same columns."""
@@ -52,7 +58,12 @@ class Cone:
 class Ids:
     """Keep the rows of some objects."""
 
+    name: ClassVar[str] = "id_search"
     ids: tuple[int, ...]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return how many objects were asked for: which ones were found, the rows say."""
+        return {"objects": len(self.ids)}
 
     def output(self, schema: pa.Schema) -> pa.Schema:
         """Return the same columns."""

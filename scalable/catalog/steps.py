@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 
@@ -14,7 +14,16 @@ from scalable.io.parquet import read_leaf
 
 
 class Step(Protocol):
-    """One pending operation on a leaf; frozen, cheap on the wire. An object never spans leaves, so a step sees it whole."""
+    """One pending operation on a leaf; frozen, cheap on the wire. An object never spans leaves, so a step sees it whole.
+
+    ``name`` is the word under which the history of a catalogue lists the step. A step that changes columns and can be undone
+    lists in its parameters under ``kept`` where each column is kept as it was, and under ``added`` what else it added.
+    """
+
+    name: ClassVar[str]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the history says of this step, as JSON can hold it."""
 
     def output(self, schema: pa.Schema) -> pa.Schema:
         """Return the schema after this step, without data."""
@@ -37,7 +46,12 @@ class Loader(Protocol):
 class Select:
     """Keep some columns, in the given order."""
 
+    name: ClassVar[str] = "select"
     columns: tuple[str, ...]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the columns."""
+        return {"columns": self.columns}
 
     def output(self, schema: pa.Schema) -> pa.Schema:
         """Return the schema of the kept columns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -19,9 +20,15 @@ from scalable.schema import Column, Schema
 class LightCurveStatistics:
     """One row per object: statistics of each value in each band."""
 
+    name: ClassVar[str] = "variability"
     statistics: tuple[Statistic, ...]
     bands: tuple[str, ...]
     values: tuple[tuple[str, str], ...]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return names of statistics, bands and values."""
+        statistics, values = [s.name for s in self.statistics], [value for value, _ in self.values]
+        return {"statistics": statistics, "bands": self.bands, "values": values}
 
     def output(self, schema: pa.Schema) -> pa.Schema:
         """Return the object's keys and ``{band}_{value}{Statistic}`` columns, each with unit and definition."""

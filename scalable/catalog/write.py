@@ -19,7 +19,7 @@ from scalable.io.parquet import Leaf, write_leaf
 
 
 def write_catalog(catalog: Catalog, path: str | Path, *, on_done: Callable[[int], None] | None = None) -> Catalog:
-    """Compute a catalogue and write it as HATS; one leaf in memory per task, published by one rename.
+    """Compute a catalogue and write it as HATS, with its history; one leaf in memory per task, published by one rename.
 
     Parameters
     ----------
@@ -52,7 +52,8 @@ def write_catalog(catalog: Catalog, path: str | Path, *, on_done: Callable[[int]
         if on_done:
             on_done(len(leaves))
 
-    run_tasks(write_leaves, catalog.partitions, catalog.chain, catalog.schema, str(aside), on_done=tell)
+    # The history may be long: it is written once, not with every leaf.
+    run_tasks(write_leaves, catalog.partitions, catalog.chain, catalog.schema.remove_metadata(), str(aside), on_done=tell)
     if not leaves:
         raise StoreError(f"{path}: the result has no row; nothing was written")
     finish_catalog(

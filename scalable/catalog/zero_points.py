@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,45 +13,30 @@ from numpy.typing import NDArray
 
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.collection import Collection
+from scalable.catalog.history import kept_name
 from scalable.catalog.light_curves import floats
+from scalable.catalog.medians import exact_medians
 from scalable.errors import ColumnError, nearest
 from scalable.kernels.partition import boundaries
-from scalable.kernels.quantile import PASSES, count_digits, from_sortable, merge_counts, narrow, sortable
-
-COUNTS = pa.schema([("wanted", pa.int64()), ("digit", pa.int64()), ("rows", pa.int64())])
 
 
 @dataclass(frozen=True)
-class RatioCounts:
-    """One pass of the exact median: count flux ratios to the reference epoch by the next digit of their sortable key.
+class Ratios:
+    """Flux ratios to the reference epoch, by observation.
 
-    ``reference`` maps an observation to its reference, as two equally long tuples; ``prefixes`` holds what earlier passes found,
-    two entries (lower and upper median) per observation.
+    ``references`` maps an observation to its reference, as two equally long tuples.
     """
 
     value: str
     observations: tuple[int, ...]
     references: tuple[int, ...]
-    prefixes: tuple[int, ...]
-    done: int
 
-    def output(self, schema: pa.Schema) -> pa.Schema:
-        """Return the columns of the counts."""
-        return COUNTS
-
-    def needs(self, wanted: Sequence[str]) -> list[str]:
-        """Return the three columns that ratios are made of."""
+    @property
+    def columns(self) -> list[str]:
+        """The three columns that ratios are made of."""
         return ["object_id", "observation_id", self.value]
 
-    def apply(self, table: pa.Table) -> pa.Table:
-        """Count."""
-        group, ratio = self._ratios(table)
-        keys = np.repeat(sortable(ratio), 2)
-        wanted = np.column_stack([2 * group, 2 * group + 1]).ravel()
-        counts = count_digits(keys, wanted, np.array(self.prefixes, dtype=np.uint64), self.done)
-        return pa.table([counts[:, i] for i in range(3)], schema=COUNTS)
-
-    def _ratios(self, table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def of(self, table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return, for each detection of an object that its reference epoch shows too, the observation's index and the ratio."""
         ids, flux = table["object_id"].to_numpy(), floats(table, self.value)
         place = pc.index_in(table["observation_id"], pa.array(self.observations)).fill_null(-1).to_numpy().astype(np.int64)
@@ -72,26 +58,40 @@ class RatioCounts:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Divide values and their errors by the flux ratio of their observation."""
+    """Divide values and their errors by the flux ratio of their observation, and keep them as they were."""
 
+    name: ClassVar[str] = "calibrate"
     observations: tuple[int, ...]
     ratios: tuple[float, ...]
     values: tuple[str, ...]
 
+    @property
+    def kept(self) -> dict[str, str]:
+        """Names under which the columns that change are kept."""
+        return {name: kept_name(name, self.name) for name in self.values}
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the flux ratio of each observation, and what is kept."""
+        return {"observations": self.observations, "ratios": self.ratios, "kept": self.kept, "added": []}
+
     def output(self, schema: pa.Schema) -> pa.Schema:
-        """Return the same columns, the calibrated ones in double precision."""
-        return pa.schema([f.with_type(pa.float64()) if f.name in self.values else f for f in schema], schema.metadata)
+        """Return the same columns, the calibrated ones in double precision, and the kept ones."""
+        fields = [f.with_type(pa.float64()) if f.name in self.values else f for f in schema]
+        kept = [schema.field(name).with_name(kept) for name, kept in self.kept.items()]
+        return pa.schema([*fields, *kept], schema.metadata)
 
     def needs(self, wanted: Sequence[str]) -> list[str]:
-        """Return what is wanted, and the observation."""
-        return [*wanted, "observation_id"]
+        """Return what is wanted, for a kept column the one that it was, and the observation."""
+        was = {kept: name for name, kept in self.kept.items()}
+        return [*(was.get(name, name) for name in wanted), "observation_id"]
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Divide; a detection of an observation without a ratio becomes null."""
         place = pc.index_in(table["observation_id"], pa.array(self.observations))
         ratio = pa.array(self.ratios, pa.float64()).take(place.combine_chunks())
-        for name in self.values:
+        for name, kept in self.kept.items():
             if name in table.column_names:
+                table = table.append_column(kept, table[name])
                 column = pc.divide(pc.cast(table[name], pa.float64()), ratio)
                 table = table.set_column(table.column_names.index(name), name, column)
         return table
@@ -129,32 +129,16 @@ def fit_zero_points(collection: Collection, *, band: str, value: str) -> pa.Tabl
         earliest.setdefault(row.get("field"), row)
     ids = tuple(int(row["observation_id"]) for row in epochs)
     references = tuple(int(str(earliest[row.get("field")]["observation_id"])) for row in epochs)
-    medians, objects = _medians(collection.detections, value, ids, references)
+    mine = collection.detections.where(f"observation_id in ({', '.join(map(str, ids))})")
+    medians, objects = exact_medians(mine, Ratios(value, ids, references), len(ids))
     ratio = pa.array(medians, mask=np.isnan(medians))
     return pa.table({"observation_id": ids, "reference_id": references, "flux_ratio": ratio, "objects": objects})
 
 
-def _medians(
-    detections: Catalog, value: str, ids: tuple[int, ...], references: tuple[int, ...]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    prefixes = np.zeros(2 * len(ids), dtype=np.uint64)
-    ranks = np.zeros(2 * len(ids), dtype=np.int64)
-    objects = np.zeros(len(ids), dtype=np.int64)
-    for done in range(PASSES):
-        step = RatioCounts(value, ids, references, tuple(prefixes.tolist()), done)
-        found = detections.where(f"observation_id in ({', '.join(map(str, ids))})").then(step).compute()
-        counts = merge_counts([np.column_stack([column.to_numpy() for column in found.columns])])
-        if done == 0:
-            every = np.bincount(counts[:, 0], weights=counts[:, 2], minlength=len(prefixes)).astype(np.int64)
-            objects = every[::2]
-            ranks[::2], ranks[1::2] = (objects - 1) // 2, objects // 2
-        prefixes, ranks = narrow(counts, prefixes, ranks, done)
-    pair = from_sortable(prefixes).reshape(-1, 2)
-    return np.where(objects > 0, pair.mean(axis=1), np.nan), objects
-
-
 def calibrate(catalog: Catalog, zero_points: pa.Table, *, values: Sequence[str]) -> Catalog:
     """Return detections with fluxes of every epoch on the scale of the reference epoch; nothing is computed.
+
+    The fluxes as they were are kept as ``{name}_before_calibrate``, so that ``undo(catalog, "calibrate")`` brings them back.
 
     Parameters
     ----------
@@ -166,6 +150,9 @@ def calibrate(catalog: Catalog, zero_points: pa.Table, *, values: Sequence[str])
         Flux columns; their error columns are scaled with them.
     """
     names = list(values) + [catalog.columns[name].error for name in values if catalog.columns[name].error]
+    for name in names:
+        if kept_name(name, Calibration.name) in catalog.columns:
+            raise ColumnError(f"{name} is calibrated already; undo(catalog, 'calibrate') first")
     known = zero_points.filter(pc.is_valid(zero_points["flux_ratio"]))
     ids, ratios = (tuple(known[name].to_pylist()) for name in ("observation_id", "flux_ratio"))
     return catalog.then(Calibration(ids, ratios, tuple(names)))

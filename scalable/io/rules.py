@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from scalable.errors import ColumnError, InputError, nearest
 from scalable.schema import Column, Schema, State, parse_unit, standard_unit
-from scalable.survey import STORED_NAMES, ColumnRule
+from scalable.survey import STORED_NAMES, ColumnRule, NullRule
 
 WORK_PREFIX = "_work_"
 """How the columns begin that ingest adds while it works; no column of a file may."""
+
+
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "value": operator.eq,
+    "at_most": operator.le,
+    "below": operator.lt,
+    "at_least": operator.ge,
+    "above": operator.gt,
+}
 
 
 def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str) -> Schema:
@@ -39,8 +52,7 @@ def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str)
         rule = rules.get(column.name)
         own.append(_described(column, rule or ColumnRule()))
         if rule and _needs_states(rule):
-            text = f"Why {column.name} is null: " + ", ".join(f"{s.value} {s.name.lower()}" for s in State)
-            added.append(Column(f"{column.name}_state", pa.uint8(), role="quality", description=text))
+            added.append(state_column(column.name))
         if rule and rule.convert:
             text = f"{column.name} converted from {own[-1].unit or 'dimensionless'}"
             convert = rule.convert
@@ -51,6 +63,12 @@ def stored_schema(source: Schema, rules: Mapping[str, ColumnRule], *, path: str)
             raise InputError(f"{path}: the added column {column.name!r} clashes with one of the file; choose another name")
         taken.add(column.name.lower())
     return Schema(tuple(own + added))
+
+
+def state_column(name: str) -> Column:
+    """Return the column that says of every cell of another whether it is measured, and if not, why."""
+    text = f"Why {name} is null: " + ", ".join(f"{s.value} {s.name.lower()}" for s in State)
+    return Column(f"{name}_state", pa.uint8(), role="quality", description=text)
 
 
 def apply_rules(table: pa.Table, schema: Schema, rules: Mapping[str, ColumnRule]) -> pa.Table:
@@ -102,18 +120,20 @@ def _described(column: Column, rule: ColumnRule) -> Column:
     )
 
 
-def _in_precision_of(dtype: pa.DataType, value: float) -> pa.Scalar | None:
-    """Return a sentinel as a column stores it (-9.999 is another number as a float32), or None if the column cannot hold it."""
-    if pa.types.is_floating(dtype):
+def _takes(values: NDArray[Any], rule: NullRule) -> NDArray[np.bool_]:
+    """Return which numbers a null rule takes, compared in the column's own precision: -9.999 is another number as a float32."""
+    name, bound = rule.bound
+    if values.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            stored = np.dtype(dtype.to_pandas_dtype()).type(value)
-        return pa.scalar(stored, dtype) if np.isfinite(stored) == np.isfinite(value) else None
-    if not pa.types.is_integer(dtype):
-        raise InputError(f"a column of {dtype} has no sentinel {value:g}; only numbers have")
-    try:
-        return pa.scalar(int(value), dtype) if value.is_integer() else None
-    except (pa.ArrowInvalid, OverflowError):
-        return None
+            stored = values.dtype.type(bound)
+        # A number beyond the range of the column is compared in double precision: only an infinity lies behind it.
+        return _COMPARE[name](values, stored if np.isfinite(stored) == np.isfinite(bound) else np.float64(bound))
+    if not np.isfinite(bound):
+        return np.zeros(len(values), dtype=bool)
+    # Python's integers are exact, and NumPy compares with those out of range as it should.
+    if name == "value":
+        return _COMPARE[name](values, int(bound)) if bound.is_integer() else np.zeros(len(values), dtype=bool)
+    return _COMPARE[name](values, math.floor(bound) if name in ("at_most", "above") else math.ceil(bound))
 
 
 def _needs_states(rule: ColumnRule) -> bool:
@@ -123,11 +143,12 @@ def _needs_states(rule: ColumnRule) -> bool:
 
 def _without_sentinels(column: pa.ChunkedArray, rule: ColumnRule) -> tuple[pa.ChunkedArray, pa.Array]:
     values = column.combine_chunks()
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        raise InputError(f"a column of {values.type} has no sentinel {rule.nulls[0].bound[1]:g}; only numbers have")
+    numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
     null = values.is_null().to_numpy(zero_copy_only=False)
     states = np.where(null, State[rule.null_state.upper()], State.MEASURED).astype(np.uint8)
     for sentinel in rule.nulls:
-        scalar = _in_precision_of(values.type, sentinel.value)
-        if scalar is None:
-            continue
-        states[pc.equal(values, scalar).fill_null(False).to_numpy(zero_copy_only=False)] = State[sentinel.state.upper()]
+        # What an earlier rule took keeps its state.
+        states[(states == State.MEASURED) & _takes(numbers, sentinel)] = State[sentinel.state.upper()]
     return pa.chunked_array([pc.if_else(pa.array(states == 0), values, pa.scalar(None, values.type))]), pa.array(states)

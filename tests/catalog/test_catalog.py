@@ -15,9 +15,11 @@ from dask.base import is_dask_collection
 from scalable.catalog.bands import join_bands
 from scalable.catalog.catalog import Catalog, open_catalog
 from scalable.catalog.collection import Collection
+from scalable.catalog.impute import impute
 from scalable.catalog.search import cone_search, id_search
 from scalable.catalog.sql import sql
 from scalable.catalog.steps import columns_needed
+from scalable.catalog.undo import undo
 from scalable.catalog.variability import variability
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate
@@ -34,6 +36,8 @@ VERBS: dict[str, Callable[[Catalog], Catalog]] = {
     "join_bands": lambda d: join_bands(d, values=["Mag1", "dMag1"]),
     "variability": lambda d: variability(d, bands=["Ks"]),
     "calibrate": lambda d: variability(calibrate(d, ZERO_POINTS, values=["Flux1"]), bands=["Ks"]),
+    "impute": lambda d: impute(d, "Mag1", pa.table({"band": ["J", "Ks"], "fill_value": [15.5, 14.0]})),
+    "undo": lambda d: undo(calibrate(d, ZERO_POINTS, values=["Flux1"]).where("Flux1 > 100"), "calibrate"),
     "cone_search": lambda d: cone_search(d, ra_deg=269.5, dec_deg=-30.0, radius_arcsec=600),
     "sql rows": lambda d: sql(d, "SELECT object_id, Mag1 - Mag2 AS growth FROM catalog WHERE Mag1 < 16"),
     "sql sums": lambda d: sql(d, "SELECT band, count(*) AS n, avg(Mag1) AS mean, sum(Flux1) AS total FROM catalog GROUP BY band"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from surveys import Observation, detections, write_survey
 
 from scalable.catalog.check import Finding, check
@@ -45,8 +46,18 @@ def test_a_clean_survey_gives_no_finding(tmp_path: Path) -> None:
     [
         ("magnitude-unit", np.linspace(10.1, 20.2, N), {"role": "mag", "unit": "adu"}, "columns.Extra.unit: mag"),
         ("no-unit", np.linspace(10.1, 20.2, N), {"role": "flux"}, "columns.Extra.unit: adu"),
-        ("negative-error", np.linspace(-1.1, 20.2, N), {"role": "mag_err", "unit": "mag"}, "accept: [negative-error]"),
-        ("sentinel", np.where(np.arange(N) < 5, 99.0, 15.5), {"role": "mag", "unit": "mag"}, "columns.Extra.nulls: [99]"),
+        (
+            "negative-error",
+            np.linspace(-1.1, 20.2, N),
+            {"role": "mag_err", "unit": "mag"},
+            "columns.Extra.nulls: [{at_most: 0, state: rejected}]",
+        ),
+        (
+            "sentinel",
+            np.where(np.arange(N) < 5, 99.0, 15.5),
+            {"role": "mag", "unit": "mag"},
+            "columns.Extra.nulls: [{above: 90}]",
+        ),
         ("float-counter", np.arange(N, dtype=np.float64), {}, "accept: [float-counter]"),
     ],
 )
@@ -62,8 +73,7 @@ def test_a_contradiction_is_found_and_its_line_settles_it(
     assert "Extra" in findings[name].message
     assert found(described.model_copy(update={"accept": (name,)})) == {}
     if settle.startswith("columns.Extra"):
-        key, value = settle.removeprefix("columns.Extra.").split(": ")
-        settled = {**rule, key: [99] if key == "nulls" else value}
+        settled = {**rule, **yaml.safe_load(settle.removeprefix("columns.Extra."))}
         again = survey(tmp_path / "settled", plain(Extra=extra), columns={**rules, "Extra": settled})
         assert found(again) == {}
 

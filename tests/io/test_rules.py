@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +82,47 @@ def test_a_sentinel_of_a_float_column_is_compared_in_its_own_precision(dtype: pa
     near = float(np.nextafter(np.array(-9.999, dtype.to_pandas_dtype()), 0, dtype=dtype.to_pandas_dtype()))
     found = store(one([1.5, -9.999, near, float("inf"), None], dtype), x={"nulls": [-9.999]})
     assert found["x"].to_pylist() == [1.5, None, near, float("inf"), None]
+
+
+BOUNDS = {"at_most": np.less_equal, "below": np.less, "at_least": np.greater_equal, "above": np.greater}
+
+
+@pytest.mark.parametrize("dtype", [pa.float32(), pa.float64()])
+@pytest.mark.parametrize("bound", [-9.999, 0.0, 90.0, 1e300])
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_bound_takes_what_lies_on_its_side_in_the_precision_of_the_column(name: str, bound: float, dtype: pa.DataType) -> None:
+    kind = dtype.to_pandas_dtype()
+    with np.errstate(over="ignore"):
+        near = np.array([bound, -bound], kind)
+    infinite = np.array([np.inf, -np.inf], kind)
+    values = np.concatenate([near, np.nextafter(near, infinite), np.nextafter(near, -infinite), infinite, [5.0]]).astype(kind)
+    # No float32 is 1e300, so there the comparison is with the number itself.
+    number = near[0] if np.isfinite(near[0]) else np.float64(bound)
+    expected = [None if BOUNDS[name](value, number) else float(value) for value in values]
+    found = store(one([*map(float, values), None], dtype), x={"nulls": [{name: bound}]})
+    assert found["x"].to_pylist() == [*expected, None]
+
+
+@pytest.mark.parametrize("dtype", [pa.uint8(), pa.int16(), pa.int64()])
+@pytest.mark.parametrize("bound", [0.0, 2.0, 2.5, -2.5, 1e30, -1e30])
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_bound_of_an_integer_column_is_exact_even_where_no_float_is(name: str, bound: float, dtype: pa.DataType) -> None:
+    limits = np.iinfo(dtype.to_pandas_dtype())
+    values = [int(limits.min), int(limits.max), int(limits.max) - 1, 0, 1, 2, 3]
+    # Python compares an integer with a float exactly.
+    takes = {"at_most": operator.le, "below": operator.lt, "at_least": operator.ge, "above": operator.gt}[name]
+    expected = [None if takes(value, bound) else value for value in values]
+    assert store(one(values, dtype), x={"nulls": [{name: bound}]})["x"].to_pylist() == expected
+
+
+def test_the_first_rule_that_fits_decides_the_state() -> None:
+    one_value, range_ = {"value": -1, "state": "not_observed"}, {"at_most": 0, "state": "rejected"}
+    table = one([-2.0, -1.0, 0.0, 1.0, 95.0, 99.0, None], pa.float32())
+    above = {"above": 90, "state": "non_detection"}
+    found = store(table, x={"nulls": [one_value, range_, above, 99.0]})
+    assert found["x"].to_pylist() == [None, None, None, 1.0, None, None, None]
+    assert found["x_state"].to_pylist() == [4, 2, 4, 0, 1, 1, 3]
+    assert store(table, x={"nulls": [range_, one_value, 99.0, above]})["x_state"].to_pylist() == [4, 4, 4, 0, 1, 3, 3]
 
 
 def test_a_sentinel_of_zero_takes_both_zeros() -> None:
