@@ -1,6 +1,7 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn, by stage: describe (`open_survey`, `check`), ingest (`ingest`, `open_collection`, `open_catalog`), combine
+The words to learn, by stage: describe (`open_survey`, `check`), ingest (`ingest`, `open_collection`, `open_catalog`,
+`list_versions`, `expire_versions`), combine
 (`join_bands`, `variability`, `fit_zero_points`, `calibrate`, `cone_search`, `id_search`, `sql`, `write_catalog`), run (`run`,
 `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
 """
@@ -21,6 +22,8 @@ _PUBLIC = {
     "Collection": "scalable.catalog.collection",
     "open_catalog": "scalable.catalog.catalog",
     "Catalog": "scalable.catalog.catalog",
+    "list_versions": "scalable.catalog.versions",
+    "expire_versions": "scalable.catalog.versions",
     # combine
     "join_bands": "scalable.catalog.bands",
     "variability": "scalable.catalog.variability",

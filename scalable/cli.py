@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,13 @@ scheduler_options = [
     click.option("--workers", type=click.IntRange(1), help="Worker processes of the local cluster."),
 ]
 
+store_option = click.option("--store", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
+
 
 class Main(click.Group):
     """The verbs, grouped by what one wants, and errors without a traceback."""
 
-    groups = {"Data": ("demo", "check", "run", "query"), "Help": ("help",)}
+    groups = {"Data": ("demo", "check", "run", "query"), "Store": ("log", "clean"), "Help": ("help",)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the verbs in the order of work."""
@@ -225,7 +228,7 @@ def _summary(report: Any) -> None:
 
 @main.command()
 @click.argument("statement")
-@click.option("--store", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store to ask.")
+@store_option
 @click.option("--to", type=click.Path(path_type=Path), help="Write the answer to a .parquet or .csv file.")
 @click.option("--rows", default=50, show_default=True, help="Rows to show.")
 @with_scheduler
@@ -246,6 +249,41 @@ def query(statement: str, store: Path, to: Path | None, rows: int, scheduler: st
     out.print(table, markup=False)
     if answer.num_rows > rows:
         out.print(f"{answer.num_rows - rows:,} more rows; write them with --to answer.parquet")
+
+
+@main.command("log")
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def log_versions(store: Path, as_json: bool) -> None:
+    """List the versions of a store, newest first, and what each holds and added."""
+    versions = scalable.list_versions(store)
+    if as_json:
+        click.echo(json.dumps([asdict(version) for version in versions]))
+        return
+    numbers = (Column(name, justify="right", overflow="fold") for name in ("rows", "objects", "files", "MB added"))
+    table = Table("version", "date", *numbers, "run", box=None, pad_edge=False)
+    for version in versions:
+        number = f"{version.number:04d}{' current' if version.current else ''}"
+        files = f"{version.files - version.quarantined} of {version.files}" if version.quarantined else str(version.files)
+        sizes = (f"{version.stored:,}", f"{version.objects:,}", files, f"{version.added_bytes / 1e6:,.1f}")
+        table.add_row(number, version.date[:16], *sizes, version.run_id[:8])
+    out.print(table)
+
+
+@main.command()
+@store_option
+@click.option("--keep", default=1, show_default=True, type=click.IntRange(1), help="Newest versions to keep.")
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def clean(store: Path, keep: int, dry_run: bool, as_json: bool) -> None:
+    """Remove old versions of a store with their products; the current one always stays."""
+    found = scalable.expire_versions(store, keep=keep, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps(asdict(found) | {"dry_run": dry_run}))
+        return
+    numbers = ", ".join(f"{number:04d}" for number in found.versions) or "none"
+    said = ("would be removed", "would come free") if dry_run else ("removed", "came free")
+    out.print(f"versions {said[0]}: {numbers}; {found.freed_bytes / 1e6:,.1f} MB {said[1]}")
 
 
 @main.command("help")

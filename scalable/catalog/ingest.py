@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalable.catalog.collection import Collection, find_version, sweep
+from scalable.catalog.collection import Collection, find_version, locked, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
 from scalable.catalog.ingest_map import CELL_ORDER, Batch, MapRecord, Settings, make_batches, map_batch
 from scalable.catalog.ingest_reduce import (
@@ -96,7 +94,7 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     """
     store = Path(into).absolute()
     inputs = find_inputs(survey)
-    with _locked(store):
+    with locked(store):
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
         sweep(store, keep=work if resume and not done else None)
@@ -259,22 +257,6 @@ def _start(work: Path, run_id: str) -> str:
         now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
         write_json(path, {"run_id": run_id, "date": now.strftime("%Y-%m-%dT%H:%M:%SZ")})
     return str(read_json(path)["date"])
-
-
-@contextmanager
-def _locked(store: Path) -> Iterator[None]:
-    """Hold the store's lock; a killed process loses it by itself."""
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        lock = (store / "lock").open("w")
-    except OSError as error:
-        raise StoreError(f"{store}: the store cannot be written ({error}); choose another folder with --into") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{store}: another ingest into this store is running; wait for it, then run again") from None
-        yield
 
 
 def silent(stage: str, done: int, total: int, size: int) -> None:
