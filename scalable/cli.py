@@ -63,7 +63,7 @@ store_option = click.option("--store", type=click.Path(path_type=Path), default=
 class Main(click.Group):
     """The verbs, grouped by what one wants, and errors without a traceback."""
 
-    groups = {"Data": ("demo", "check", "run", "query"), "Store": ("log", "clean"), "Help": ("help",)}
+    groups = {"Data": ("demo", "init", "check", "run", "query"), "Store": ("log", "clean"), "Help": ("help",)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the verbs in the order of work."""
@@ -132,6 +132,22 @@ def demo(folder: Path, seed: int, scheduler: str | None, workers: int | None) ->
         console.print(f"making a synthetic sky from seed {seed} in {folder}")
         _lazy("write_tables")(_lazy("make_sky")(_lazy("SkySpec")(seed=seed)), folder)
     _run(survey_file, folder / "store", None, scheduler, workers, as_json=False)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--into", type=click.Path(path_type=Path), default=Path("survey.yaml"), show_default=True, help="The description.")
+@click.option("--force", is_flag=True, help="Overwrite a description and an index that are there.")
+def init(files: tuple[Path, ...], into: Path, force: bool) -> None:
+    """Write a commented first survey.yaml, and observations.csv beside it, from the headers of FILES."""
+    draft = scalable.draft_survey(files, into=into, force=force)
+    out.print(f"{draft.path} and {draft.index}: {draft.files} files, {draft.columns} columns", soft_wrap=True)
+    if draft.to_fill:
+        out.print(f"fill in {len(draft.to_fill)} lines, then run: scalable check {into}", markup=False, soft_wrap=True)
+        for line in draft.to_fill:
+            out.print(f"  {line}", markup=False, soft_wrap=True)
+    else:
+        out.print(f"roles and bands are guesses: look at them, then run: scalable check {into}", markup=False, soft_wrap=True)
 
 
 @main.command()
