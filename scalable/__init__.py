@@ -1,9 +1,9 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`ingest`, `open_collection`,
-`open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `variability`, `fit_zero_points`, `calibrate`,
-`cone_search`, `id_search`, `sql`, `write_catalog`), run (`run`, `connect`). Each is loaded when it is first used, so that
-importing this package costs nothing.
+The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`,
+`open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `variability`,
+`fit_zero_points`, `calibrate`, `cone_search`, `id_search`, `sql`, `write_catalog`), run (`run`, `connect`). Each is loaded
+when it is first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _PUBLIC = {
     "draft_survey": "scalable.catalog.draft",
     "check": "scalable.catalog.check",
     # ingest
+    "plan_ingest": "scalable.catalog.plan",
     "ingest": "scalable.catalog.ingest",
     "open_collection": "scalable.catalog.collection",
     "Collection": "scalable.catalog.collection",

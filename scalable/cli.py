@@ -63,7 +63,7 @@ store_option = click.option("--store", type=click.Path(path_type=Path), default=
 class Main(click.Group):
     """The verbs, grouped by what one wants, and errors without a traceback."""
 
-    groups = {"Data": ("demo", "init", "check", "run", "query"), "Store": ("log", "clean"), "Help": ("help",)}
+    groups = {"Data": ("demo", "init", "check", "plan", "run", "query"), "Store": ("log", "clean"), "Help": ("help",)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the verbs in the order of work."""
@@ -155,12 +155,24 @@ def init(files: tuple[Path, ...], into: Path, force: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def check(survey: Path, as_json: bool) -> None:
     """Read headers and a sample only: what would be read, and what contradicts itself."""
-    with _display() as tell:
-        found = scalable.check(scalable.open_survey(survey), on_file=lambda done, total: tell("check", done, total, 0))
+    found = _check(survey)
     if as_json:
-        findings = [vars(finding) for finding in found.findings]
-        click.echo(json.dumps({"files": found.files, "rows": found.rows, "bytes": found.size_bytes, "findings": findings}))
-        return
+        click.echo(json.dumps(_check_values(found)))
+    else:
+        _show_check(found)
+
+
+def _check(survey: Path) -> Any:
+    with _display() as tell:
+        return scalable.check(scalable.open_survey(survey), on_file=lambda done, total: tell("check", done, total, 0))
+
+
+def _check_values(found: Any) -> dict[str, Any]:
+    findings = [vars(finding) for finding in found.findings]
+    return {"files": found.files, "rows": found.rows, "bytes": found.size_bytes, "findings": findings}
+
+
+def _show_check(found: Any) -> None:
     out.print(f"{found.files} files, {found.rows:,} rows, {found.size_bytes / 1e6:,.1f} MB, {len(found.schema)} columns")
     for finding in found.findings:
         out.print(f"[yellow]{finding.name}[/]", end="")
@@ -172,13 +184,52 @@ def check(survey: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("survey", type=click.Path(path_type=Path))
 @click.option("--into", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
+@click.option("--workers", type=click.IntRange(1), help="Workers on this machine; by default one a core.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def plan(survey: Path, into: Path, workers: int | None, as_json: bool) -> None:
+    """Predict rows, tiling, tasks, memory and disk of a run from headers and a sample; write nothing."""
+    found = _plan(survey, into, workers)
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    else:
+        _show_plan(found)
+
+
+def _plan(survey: Path, into: Path, workers: int | None) -> Any:
+    described = scalable.open_survey(survey)
+    with _display() as tell:
+        return scalable.plan_ingest(
+            described, into=into, workers=workers, on_file=lambda done, total: tell("plan", done, total, 0)
+        )
+
+
+def _show_plan(found: Any) -> None:
+    tiling = ", ".join(f"{count} of order {order}" for order, count in found.leaves.items())
+    basis = "as the headers say" if found.exact else "scaled from one counted file by size"
+    sample = f"from {found.sampled_rows:,} positions of {found.sampled_files} files"
+    sizes = {name: f"{getattr(found, name) / 1e6:,.0f} MB" for name in vars(found) if name.endswith("_bytes")}
+    lines = {
+        "input": f"{found.files} files, {sizes['input_bytes']}; {found.unusable} would be set aside",
+        "rows": f"{found.rows:,}, {basis}",
+        "leaves": f"about {sum(found.leaves.values())} ({tiling}), {sample}",
+        "tasks": f"{found.batches} to read, about {found.reduce_tasks} to write",
+        "memory": f"{sizes['worker_bytes']} a worker, {found.workers} workers; {sizes['free_memory_bytes']} free",
+        "disk": f"{sizes['runs_bytes']} while it runs and {sizes['version_bytes']} to stay; {sizes['free_disk_bytes']} free",
+    }
+    for name, line in lines.items():
+        out.print(f"{name:<8}{line}", markup=False, soft_wrap=True)
+    for warning in found.warnings:
+        out.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("survey", type=click.Path(path_type=Path))
+@click.option("--into", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
 @click.option("--only", metavar="STAGE", help="Run one stage: check, ingest, products or report.")
-@click.option("--dry-run", is_flag=True, help="Say what would be read; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be read and needed; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @with_scheduler
-@click.pass_context
 def run(
-    ctx: click.Context,
     survey: Path,
     into: Path,
     only: str | None,
@@ -189,7 +240,12 @@ def run(
 ) -> None:
     """Ingest a survey, compute its products, and write one page about it; resumes where it was interrupted."""
     if dry_run:
-        ctx.invoke(check, survey=survey, as_json=as_json)
+        checked, planned = _check(survey), _plan(survey, into, workers)
+        if as_json:
+            click.echo(json.dumps(_check_values(checked) | {"plan": asdict(planned)}))
+        else:
+            _show_check(checked)
+            _show_plan(planned)
         return
     _run(survey, into, only, scheduler, workers, as_json=as_json)
 

@@ -177,7 +177,7 @@ def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> li
 
 def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[Plan, list[tuple[Pixel, int]], pa.Table]:
     """Check the spread of every object, count, and cut the sky into pixels."""
-    settings, store = run.settings, run.settings.survey.store
+    settings = run.settings
     runs = tuple((record.name, record.first, record.last) for record in records if record.rows)
     progress("plan", 0, settings.buckets, 0)
     suspects = np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs))
@@ -191,10 +191,7 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
         np.concatenate([counted["cell"].to_numpy(), owners]),
         np.concatenate([counted["rows"].to_numpy(), np.zeros(len(owners), dtype=np.int64)]),
     )
-    # An object of a neighbour within the margin of a border reaches as far again with its detections.
-    order = ring_order(2 * store.margin_arcsec)
-    limit = max(1, int(store.leaf_mb * 1e6 / detections_schema(settings.schema).row_bytes))
-    cut = split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, order))
+    order, cut = cut_sky(cells, rows, settings.survey, settings.schema)
     canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
     progress("plan", settings.buckets, settings.buckets, 0)
     return Plan(settings, order, runs, canonical, wide.num_rows > 0), [(Pixel(o, i), n) for o, i, n in cut], wide
@@ -208,6 +205,16 @@ def cells_to_cut(cells: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDA
     every = neighbours(np.unique(cells), CELL_ORDER)
     counts = np.bincount(np.searchsorted(every, cells), weights=rows, minlength=len(every))
     return every, counts.astype(np.int64)
+
+
+def cut_sky(
+    cells: NDArray[np.int64], rows: NDArray[np.int64], survey: Survey, schema: Schema
+) -> tuple[int, list[tuple[int, int, int]]]:
+    """Return the order of the ring around a pixel, and the (order, index, rows) of the pixels that the sky is cut into."""
+    # An object of a neighbour within the margin of a border reaches as far again with its detections.
+    order = ring_order(2 * survey.store.margin_arcsec)
+    limit = max(1, int(survey.store.leaf_mb * 1e6 / detections_schema(schema).row_bytes))
+    return order, split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, order))
 
 
 def _reduce(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
