@@ -141,7 +141,7 @@ def demo(folder: Path, seed: int, scheduler: str | None, workers: int | None) ->
 def init(files: tuple[Path, ...], into: Path, force: bool) -> None:
     """Write a commented first survey.yaml, and observations.csv beside it, from the headers of FILES."""
     draft = scalable.draft_survey(files, into=into, force=force)
-    out.print(f"{draft.path} and {draft.index}: {draft.files} files, {draft.columns} columns", soft_wrap=True)
+    out.print(f"{draft.path} and {draft.index}: {draft.files} files, {draft.columns} columns", markup=False, soft_wrap=True)
     if draft.to_fill:
         out.print(f"fill in {len(draft.to_fill)} lines, then run: scalable check {into}", markup=False, soft_wrap=True)
         for line in draft.to_fill:
@@ -240,12 +240,12 @@ def run(
 ) -> None:
     """Ingest a survey, compute its products, and write one page about it; resumes where it was interrupted."""
     if dry_run:
-        checked, planned = _check(survey), _plan(survey, into, workers)
+        checked = _check(survey)
         if as_json:
-            click.echo(json.dumps(_check_values(checked) | {"plan": asdict(planned)}))
+            click.echo(json.dumps(_check_values(checked) | {"plan": asdict(_plan(survey, into, workers))}))
         else:
             _show_check(checked)
-            _show_plan(planned)
+            _show_plan(_plan(survey, into, workers))
         return
     _run(survey, into, only, scheduler, workers, as_json=as_json)
 
@@ -333,7 +333,7 @@ def log_versions(store: Path, as_json: bool) -> None:
         click.echo(json.dumps([asdict(version) for version in versions]))
         return
     numbers = (Column(name, justify="right", overflow="fold") for name in ("rows", "objects", "files", "MB added"))
-    table = Table("version", "date", *numbers, "run", box=None, pad_edge=False)
+    table = Table("version", "date (UTC)", *numbers, "run", box=None, pad_edge=False)
     for version in versions:
         number = f"{version.number:04d}{' current' if version.current else ''}"
         files = f"{version.files - version.quarantined} of {version.files}" if version.quarantined else str(version.files)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scalable.catalog.draft_guess import guess_columns, observe
 from scalable.catalog.draft_text import draft_index, draft_yaml, unfilled
-from scalable.errors import InputError, MissingInputError, ScalableError, SurveyError
+from scalable.errors import InputError, ScalableError, SurveyError
 from scalable.io.atomic import write_text
 from scalable.io.drivers import format_of, reader_for
 from scalable.io.fits_header import open_fits, parse_header
@@ -72,7 +72,7 @@ def draft_survey(files: Sequence[str | Path], *, into: str | Path = "survey.yaml
     form = _one_format(tables)
     hdu = _table_hdu(tables, form)
     votes: Counter[Schema] = Counter()
-    observed, remarks = [], []
+    observed, reasons = [], []
     for table in tables:
         keywords: dict[str, object] = {}
         try:
@@ -80,15 +80,13 @@ def draft_survey(files: Sequence[str | Path], *, into: str | Path = "survey.yaml
             votes[info.schema] += 1
             keywords = _keywords(table, form, info)
         except (ScalableError, OSError) as error:
-            remarks.append(f"set aside: {error}")
+            reasons.append(str(error))
         observed.append(observe(os.path.relpath(table, root), keywords))
     if not votes:
-        raise InputError(f"none of the {len(tables)} files can be read; the first says: {remarks[0]}")
+        raise InputError(f"none of the {len(tables)} files can be read; the first says: {reasons[0]}")
     schema, most = votes.most_common(1)[0]
     if most < sum(votes.values()):
-        remarks.append(
-            f"{sum(votes.values()) - most} of {len(tables)} files have other columns than the rest: they will be set aside"
-        )
+        reasons.append(f"{sum(votes.values()) - most} files with other columns than most")
     text = draft_yaml(
         name=_survey_name(Path(below).name),
         root="." if root == home else str(root),
@@ -98,7 +96,7 @@ def draft_survey(files: Sequence[str | Path], *, into: str | Path = "survey.yaml
         schema=schema,
         guesses=guess_columns(schema),
         observed=observed,
-        remarks=remarks,
+        remarks=[f"ingest will set aside: {reason}" for reason in reasons],
     )
     write_text(index, draft_index(observed))
     write_text(path, text)
@@ -120,8 +118,6 @@ def _refused(path: Path, schema: Schema, *, complete: bool) -> Iterator[str]:
 def _one_format(tables: Sequence[Path]) -> str:
     first: dict[str, Path] = {}
     for table in tables:
-        if not table.exists():
-            raise MissingInputError(f"{table}: no such file")
         first.setdefault(format_of(table), table)
     if len(first) > 1:
         several = ", ".join(f"{name} ({table})" for name, table in first.items())

@@ -206,7 +206,7 @@ def _sample(survey: Survey, tables: Sequence[_Table], reasons: list[str]) -> Ite
     """Yield a few files and the cells of their first positions; a file that cannot be read adds to ``reasons``."""
     reader = reader_for(survey.files.format)
     names = [survey.column_of(role) for role in ("ra", "dec")]
-    rules = {name: survey.columns[name].model_copy(update={"error": ""}) for name in names}
+    rules = {name: survey.columns[name] for name in names}
     # By chance, the same every time: fields and bands often follow each other in a fixed turn.
     chosen = np.random.default_rng(0).permutation(len(tables))[:SAMPLE_FILES]
     for table in (tables[n] for n in np.sort(chosen)):

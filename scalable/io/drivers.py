@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from scalable.errors import InputError, SurveyError, nearest
 from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
 from scalable.io.reader import TableReader
+from scalable.io.regular import open_regular
 from scalable.io.votable import VOTable
 
 _READERS: dict[str, Callable[[], TableReader]] = {
@@ -36,14 +38,14 @@ _OTHERS = {b"PAR1": "Parquet", b"\x89HDF": "HDF5"}
 
 def format_of(path: Path) -> str:
     """Return the format that the first bytes of a file, compressed with gzip or not, and its name speak for."""
-    try:
-        with path.open("rb") as file:
-            begin = file.read(4096)
+    with os.fdopen(open_regular(str(path), "table"), "rb") as file:
+        begin = file.read(4096)
         if begin.startswith(b"\x1f\x8b"):
-            with gzip.open(path) as file:
-                begin = file.read(4096)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+            file.seek(0)
+            try:
+                begin = gzip.GzipFile(fileobj=file).read(4096)
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(f"{path}: its gzip compression is damaged ({error}); fetch it again") from error
     for magic, name in _OTHERS.items():
         if begin.startswith(magic):
             raise InputError(f"{path}: is {name}, which is not read yet; files.format can be {', '.join(_READERS)}")

@@ -92,13 +92,22 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_drafted(folder: Pat
     tables = sorted((folder / "tables").iterdir())
     tables[0].write_bytes(tables[0].read_bytes()[:5000])
     draft = scalable.draft_survey(tables, into=folder / "draft" / "survey.yaml")
-    assert "# set aside: " in draft.path.read_text()
+    assert "# ingest will set aside: " in draft.path.read_text()
     assert any(tables[0].name in line for line in draft.to_fill)
     for table in tables:
         table.write_bytes(b"SIMPLE  =")
     with pytest.raises(InputError, match=rf"none of the {len(tables)} files can be read; the first says: .*{tables[0].name}"):
         scalable.draft_survey(tables, into=folder / "none" / "survey.yaml")
     assert not (folder / "none").exists()
+
+
+def test_a_file_with_other_columns_than_most_is_told_and_listed_all_the_same(tmp_path: Path) -> None:
+    write_tables(SKY, tmp_path, bad=["missing_column"])
+    draft = scalable.draft_survey(sorted((tmp_path / "tables").iterdir()), into=tmp_path / "draft" / "survey.yaml")
+    assert "# ingest will set aside: 1 files with other columns than most" in draft.path.read_text()
+    survey = scalable.open_survey(draft.path)
+    assert "Flux1" in survey.columns
+    assert len(read_observations(survey)) == draft.files == SKY.observations.num_rows
 
 
 def test_no_file_an_absent_file_and_several_formats_are_refused(folder: Path) -> None:
@@ -127,10 +136,23 @@ def test_no_file_an_absent_file_and_several_formats_are_refused(folder: Path) ->
         ("a.txt", b"# a, b\na b\n1 2\n", "text"),
     ],
 )
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 def test_the_format_is_told_by_first_bytes_then_by_name(
     tmp_path: Path, name: str, begin: bytes, expected: str, packed: bool
 ) -> None:
     path = tmp_path / f"{name}{'.gz' if packed else ''}"
     path.write_bytes(gzip.compress(begin) if packed else begin)
     assert format_of(path) == expected
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    for name, data, reason in (
+        ("a.gz", gzip.compress(b"a,b")[:12], "its gzip compression is damaged"),
+        ("a.bin", b"\0\1\2", "is no table that we know"),
+        ("a.h5", b"\x89HDF\r\n", "is HDF5, which is not read yet"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=f"{name}: {reason}"):
+            format_of(tmp_path / name)
+    with pytest.raises(InputError, match="it is not a regular file"):
+        format_of(tmp_path)
