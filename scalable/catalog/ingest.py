@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, find_version, locked, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
-from scalable.catalog.ingest_map import CELL_ORDER, Batch, MapRecord, Settings, make_batches, map_batch
+from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, make_batches, map_batch
+from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import (
     WIDE,
     Plan,
@@ -33,17 +34,13 @@ from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source
 from scalable.io.rules import stored_schema
-from scalable.io.runs import read_arrow, read_json, write_json
-from scalable.kernels.partition import split_pixels
+from scalable.io.runs import read_json, write_json
 from scalable.schema import Schema
-from scalable.sky.healpix import neighbours, ring_order
-from scalable.sky.pixel import MAX_ORDER, Pixel
+from scalable.sky.pixel import Pixel
 from scalable.survey import Survey
 
 BATCH_BYTES = 64 << 20
 """Input that one map task reads; its memory is about four times that."""
-TASK_BYTES = 64 << 20
-"""Decoded leaves that one reduce task writes, one after the other."""
 VOTERS = 32
 """Headers that are read to find out which columns most files have."""
 BUCKET_BYTES = 1 << 30
@@ -147,17 +144,18 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
     settings = Settings(
         survey, reference_schema(survey, inputs.sources), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES))
     )
-    run = Run(store, settings, inputs.observations, ranks, inputs.run_id, _start(work, inputs.run_id))
-    records = _map(batches, settings, progress)
-    plan, pixels, wide = _plan(records, run, progress)
-    reduced = _reduce(pixels, plan, progress)
+    run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
+    records = map_files(batches, settings, progress)
+    plan, pixels, wide, density = _plan(records, run, progress)
+    reduced = reduce_sky(pixels, plan, progress)
     progress("commit", 0, 1, 0)
-    collection = commit_version(run, records, reduced, wide)
+    collection = commit_version(run, records, reduced, wide=wide, density=density)
     progress("commit", 1, 1, 0)
     return collection
 
 
-def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> list[MapRecord]:
+def map_files(batches: Sequence[Batch], settings: Settings, progress: Progress) -> list[MapRecord]:
+    """Run the map stage; at least one row must come of it."""
     size = {batch.name: batch.size_bytes for batch in batches}
     done: list[int] = []
 
@@ -167,7 +165,7 @@ def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> li
 
     progress("map", 0, len(batches), 0)
     records = run_tasks(map_batch, batches, settings, on_done=tell)
-    if not any(record.rows for record in records):
+    if not any(part.rows for record in records for part in record.runs):
         reasons = [entry.reason for record in records for entry in record.files if entry.reason]
         rejected = any(entry.rejected for record in records for entry in record.files)
         reasons.append("every row was rejected" if rejected else "every table is empty")
@@ -175,49 +173,33 @@ def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> li
     return records
 
 
-def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[Plan, list[tuple[Pixel, int]], pa.Table]:
-    """Check the spread of every object, count, and cut the sky into pixels."""
-    settings = run.settings
-    runs = tuple((record.name, record.first, record.last) for record in records if record.rows)
+def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[Plan, list[tuple[Pixel, int]], pa.Table, pa.Table]:
+    """Check the spread of every object, count, and cut the sky into pixels; also returns the wide objects and the counts."""
+    settings, store = run.settings, run.settings.survey.store
+    runs = tuple(part for record in records for part in record.runs if part.rows)
     progress("plan", 0, settings.buckets, 0)
-    suspects = np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs))
-    wide = WIDE.empty_table()
-    if len(suspects):
-        wide = run_tasks(settle_wide, [np.sort(suspects)], settings, runs)[0]
-    counted = pa.concat_tables([read_arrow(run.work / "map" / f"{name}.cells.arrow") for name, _, _ in runs])
-    # The mean of a wide object can lie far from all its detections.
-    owners = wide["owner"].to_numpy() >> 2 * (MAX_ORDER - CELL_ORDER)
-    cells, rows = cells_to_cut(
-        np.concatenate([counted["cell"].to_numpy(), owners]),
-        np.concatenate([counted["rows"].to_numpy(), np.zeros(len(owners), dtype=np.int64)]),
-    )
-    order, cut = cut_sky(cells, rows, settings.survey, settings.schema)
-    canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
+    suspects = find_suspects(runs, settings)
+    wide = run_tasks(settle_wide, [suspects], settings, runs)[0] if len(suspects) else WIDE.empty_table()
+    counts, limit = count_cells(runs, run.work), row_limit(store, settings.schema)
+    deep = count_deep(counts.cells[counts.rows > limit], runs, settings)
+    pixels = cut_sky(counts, deep, wide["owner"].to_numpy(), store, limit=limit)
     progress("plan", settings.buckets, settings.buckets, 0)
-    return Plan(settings, order, runs, canonical, wide.num_rows > 0), [(Pixel(o, i), n) for o, i, n in cut], wide
+    return plan_of(run, runs, wide), pixels, wide, density_table(counts, deep, store)
 
 
-def cells_to_cut(cells: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the distinct cells to cut the sky by, and the rows in each.
-
-    Empty neighbours of occupied cells belong to them: the mean of an object can lie in a cell that holds none of its detections.
-    """
-    every = neighbours(np.unique(cells), CELL_ORDER)
-    counts = np.bincount(np.searchsorted(every, cells), weights=rows, minlength=len(every))
-    return every, counts.astype(np.int64)
+def find_suspects(runs: tuple[RunInfo, ...], settings: Settings) -> NDArray[np.int64]:
+    """Return the ids, sorted, of objects in runs that may spread further than the margin."""
+    return np.sort(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs)))
 
 
-def cut_sky(
-    cells: NDArray[np.int64], rows: NDArray[np.int64], survey: Survey, schema: Schema
-) -> tuple[int, list[tuple[int, int, int]]]:
-    """Return the order of the ring around a pixel, and the (order, index, rows) of the pixels that the sky is cut into."""
-    # An object of a neighbour within the margin of a border reaches as far again with its detections.
-    order = ring_order(2 * survey.store.margin_arcsec)
-    limit = max(1, int(survey.store.leaf_mb * 1e6 / detections_schema(schema).row_bytes))
-    return order, split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, order))
+def plan_of(run: Run, runs: tuple[RunInfo, ...], wide: pa.Table) -> Plan:
+    """Return what the reduce stage works from."""
+    canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
+    return Plan(run.settings, runs, canonical, wide.num_rows > 0)
 
 
-def _reduce(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
+def reduce_sky(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
+    """Run the reduce stage over some pixels with the rows expected in each."""
     groups = bundle(pixels, detections_schema(plan.settings.schema).row_bytes)
     done: list[int] = []
 
@@ -229,20 +211,6 @@ def _reduce(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress)
     return [result for results in run_tasks(reduce_pixels, groups, plan, on_done=tell) for result in results]
 
 
-def bundle(pixels: Sequence[tuple[Pixel, int]], bytes_per_row: float) -> list[tuple[Pixel, ...]]:
-    """Bundle neighbouring pixels into tasks that are worth their overhead, and at least into a few."""
-    size = min(TASK_BYTES, max(1.0, sum(rows for _, rows in pixels) * bytes_per_row / 4))
-    groups: list[list[Pixel]] = [[]]
-    filled = 0.0
-    for pixel, rows in pixels:
-        if groups[-1] and filled + rows * bytes_per_row > size:
-            groups.append([])
-            filled = 0.0
-        groups[-1].append(pixel)
-        filled += rows * bytes_per_row
-    return [tuple(group) for group in groups]
-
-
 def canonical_ranks(observations: pa.Table) -> NDArray[np.int64]:
     """Return the place of each observation in canonical order (band, MJD, id)."""
     band, mjd, ids = (observations[name].to_numpy() for name in ("band", "mjd", "observation_id"))
@@ -251,7 +219,7 @@ def canonical_ranks(observations: pa.Table) -> NDArray[np.int64]:
     return ranks
 
 
-def _start(work: Path, run_id: str) -> str:
+def start(work: Path, run_id: str) -> str:
     """Return the date of this run: fixed when it first starts, so that its reruns write the same bytes."""
     path = work / "run.json"
     try:

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, commit
 from scalable.catalog.ingest_map import FileRecord, MapRecord, Settings
-from scalable.catalog.ingest_reduce import MEMBERS, Reduced, detections_schema, objects_schema, write_index_part
+from scalable.catalog.ingest_plan import DENSITY_FILE
+from scalable.catalog.ingest_reduce import (
+    MEMBERS,
+    Reduced,
+    detections_schema,
+    member_folder,
+    objects_schema,
+    pixel_file,
+    write_index_part,
+)
 from scalable.cluster import run_tasks
 from scalable.errors import AccountingError, StoreError
 from scalable.io.atomic import write_text
@@ -61,7 +70,38 @@ class Run:
         return self.work / "version"
 
 
-def commit_version(run: Run, records: Sequence[MapRecord], reduced: Sequence[Reduced], wide: pa.Table) -> Collection:
+@dataclass(frozen=True)
+class Carried:
+    """What a version takes over from the one it adds to.
+
+    Attributes
+    ----------
+    version, run_id : str
+        The one it adds to.
+    files : dict
+        What became of its files, by observation id.
+    stored : dict
+        Rows by rank of observation in the leaves that were linked.
+    rejected : Table
+        Its rejected rows.
+    """
+
+    version: str
+    run_id: str
+    files: dict[int, FileRecord]
+    stored: dict[int, int]
+    rejected: pa.Table
+
+
+def commit_version(
+    run: Run,
+    records: Sequence[MapRecord],
+    reduced: Sequence[Reduced],
+    *,
+    wide: pa.Table,
+    density: pa.Table,
+    carried: Carried | None = None,
+) -> Collection:
     """Write what a version holds beside its leaves, and publish it by one rename.
 
     Raises
@@ -69,15 +109,17 @@ def commit_version(run: Run, records: Sequence[MapRecord], reduced: Sequence[Red
     AccountingError
         If a single row is lost or doubled.
     """
-    files = {entry.observation_id: entry for record in records for entry in record.files}
+    files = carried.files if carried else {}
+    files = files | {entry.observation_id: entry for record in records for entry in record.files}
     kept = [result for result in reduced if result.objects and result.detections]
-    rejected = _rejected(run, records, kept)
-    books = balance(run, files, reduced, rejected.num_rows)
-    digests = {f"{name.split('_')[0]}/{name}/{leaf.path}": leaf for name in MEMBERS for leaf in _leaves(kept, name)}
+    rejected = _rejected(run, records, kept, carried)
+    books = balance(run, files, reduced, rejected.num_rows, carried.stored if carried else {})
+    digests = {(member_folder(Path(), name) / leaf.path).as_posix(): leaf for name in MEMBERS for leaf in _leaves(kept, name)}
     _finish_catalogs(run, kept)
     observations = _observations(run, files, books)
-    for name, table in (("observations", observations), ("rejected", rejected), ("wide_objects", wide)):
-        digests[f"{name}.parquet"] = write_leaf(table, run.version, f"{name}.parquet")
+    tables = {"observations.parquet": observations, "rejected.parquet": rejected, "wide_objects.parquet": wide}
+    for name, table in (tables | {DENSITY_FILE: density}).items():
+        digests[name] = write_leaf(table, run.version, name)
     _write_quarantine(run.version / "quarantine.csv", files)
     survey = run.settings.survey
     write_text(run.version / "survey.json", json.dumps(survey.model_dump(mode="json", by_alias=True), indent=1) + "\n")
@@ -85,6 +127,7 @@ def commit_version(run: Run, records: Sequence[MapRecord], reduced: Sequence[Red
         "format": 1,
         "run_id": run.run_id,
         "date": run.date,
+        "parent": {"version": carried.version, "run_id": carried.run_id} if carried else None,
         "survey": survey.name,
         "survey_digest": survey.digest,
         "bands": list(survey.bands),
@@ -98,8 +141,12 @@ def commit_version(run: Run, records: Sequence[MapRecord], reduced: Sequence[Red
     return commit(run.store, run.version)
 
 
-def balance(run: Run, files: Mapping[int, FileRecord], reduced: Sequence[Reduced], listed: int) -> dict[int, tuple[int, int]]:
+def balance(
+    run: Run, files: Mapping[int, FileRecord], reduced: Sequence[Reduced], listed: int, linked: Mapping[int, int]
+) -> dict[int, tuple[int, int]]:
     """Return rows stored and rejected by observation id, once every row read is one or the other.
+
+    ``linked`` are rows by rank in leaves that were taken over as they are.
 
     Raises
     ------
@@ -112,6 +159,8 @@ def balance(run: Run, files: Mapping[int, FileRecord], reduced: Sequence[Reduced
         for counts, total in ((result.stored, stored), (result.duplicates, rejected)):
             for rank, rows in counts.items():
                 total[rank] += rows
+    for rank, rows in linked.items():
+        stored[rank] += rows
     books = {}
     for observation_id, rank in zip(run.observations["observation_id"].to_pylist(), run.ranks.tolist(), strict=True):
         entry = files[observation_id]
@@ -146,14 +195,10 @@ def _leaves(kept: Sequence[Reduced], member: str) -> list[Leaf]:
     return [leaf for leaf in (getattr(result, member) for result in kept) if leaf]
 
 
-def pixel_file(work: Path, pixel: Pixel, kind: str) -> Path:
-    """Return the path of one of the small tables that the reduce stage leaves for a pixel."""
-    return work / "reduce" / f"{pixel.order}-{pixel.index}.{kind}.arrow"
-
-
-def _rejected(run: Run, records: Sequence[MapRecord], kept: Sequence[Reduced]) -> pa.Table:
-    tables = [read_arrow(run.work / "map" / f"{record.name}.rejected.arrow") for record in records]
-    tables += [read_arrow(pixel_file(run.work, result.pixel, "rejected")) for result in kept]
+def _rejected(run: Run, records: Sequence[MapRecord], kept: Sequence[Reduced], carried: Carried | None) -> pa.Table:
+    tables = [carried.rejected] if carried else []
+    tables += [read_arrow(run.work / "map" / f"{part.name}.rejected.arrow") for record in records for part in record.runs]
+    tables += [read_arrow(pixel_file(run.work, result.pixel, "rejected.arrow")) for result in kept]
     return pa.concat_tables(tables).sort_by([("observation_id", "ascending"), ("source_row", "ascending")])
 
 
@@ -167,7 +212,7 @@ def _finish_catalogs(run: Run, kept: Sequence[Reduced]) -> None:
         if not leaves:
             continue
         finish_catalog(
-            run.version / kind / member,
+            member_folder(run.version, member),
             leaves,
             schema=schemas[kind].to_arrow().with_metadata(meta),
             name=f"{survey.name}_{member}",
@@ -181,7 +226,7 @@ def _finish_catalogs(run: Run, kept: Sequence[Reduced]) -> None:
 
 def _write_indexes(run: Run, pixels: tuple[Pixel, ...]) -> None:
     """Write the index from id to pixel once and link it into both collections: their leaves correspond one to one."""
-    ids = [read_arrow(pixel_file(run.work, pixel, "ids"))["object_id"].to_numpy() for pixel in pixels]
+    ids = [read_arrow(pixel_file(run.work, pixel, "ids.arrow"))["object_id"].to_numpy() for pixel in pixels]
     edges = index_edges(ids)
     bounds = [(number, low, high) for number, (low, high) in enumerate(edges)]
     parts = [part for part in run_tasks(write_index_part, bounds, run.settings, pixels) if part]

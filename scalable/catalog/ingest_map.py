@@ -1,4 +1,4 @@
-"""Ingest, first stage: read each file once, apply the survey's rules, sort along the sky, leave one run a batch."""
+"""Ingest, first stage: read each file once, apply the survey's rules, sort along the sky, leave bounded runs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ from scalable.survey import Survey
 
 CELL_ORDER = 10
 """Order at which rows are counted for the plan (206 arcsec)."""
+BLOCK_BYTES = 32 << 20
+"""Input that is decoded at a time."""
+RUN_BYTES = 192 << 20
+"""Decoded rows that a run holds at most; a larger file leaves several, so that memory does not grow with it."""
 
 WORK_COLUMNS = ("_healpix_29", f"{WORK_PREFIX}ra", f"{WORK_PREFIX}dec", f"{WORK_PREFIX}observation", "object_id", "source_row")
 """What a run holds beside the stored columns: pixel and position [deg] of the detection, rank of its observation, id, row."""
@@ -77,80 +81,138 @@ class FileRecord:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class RunInfo:
+    """One run: the stem of its files, and the first and last order-29 pixel in it."""
+
+    name: str
+    first: int
+    last: int
+    rows: int
+
+
 @dataclass
 class MapRecord:
     """What one map task did."""
 
     name: str
     files: list[FileRecord] = field(default_factory=list)
-    first: int = 0
-    last: int = 0
-    rows: int = 0
+    runs: list[RunInfo] = field(default_factory=list)
 
 
 def map_batch(batch: Batch, settings: Settings) -> MapRecord:
-    """Read the files of a batch and write its run, its counts by cell and its boxes by object; skipped if done before."""
+    """Read the files of a batch and leave its runs, their counts by cell and boxes by object; skipped if done before."""
     folder = Path(settings.work) / "map"
     done = folder / f"{batch.name}.json"
     if done.exists():
         return load_record(done)
     record = MapRecord(batch.name)
-    kept: list[pa.Table] = []
-    rejected: list[pa.Table] = []
+    runs = _Runs(batch.name, settings)
     for source, rank in zip(batch.sources, batch.ranks, strict=True):
         entry = FileRecord(source.observation_id, source.name)
+        runs.begin_file()
         try:
-            good, bad = _read_file(source, rank, settings, entry)
+            _read_file(source, rank, settings, entry, runs)
         except (ScalableError, OSError) as error:
             # Paths below the root, so that a store does not depend on where its input lay.
             reason = (str(error) or type(error).__name__).replace(f"{settings.survey.root}/", "")
             entry = FileRecord(source.observation_id, source.name, reason=reason)
-        else:
-            kept += good
-            rejected += bad
+            runs.drop_file()
         record.files.append(entry)
-    rows = pa.concat_tables(kept) if kept else _empty(settings.schema)
-    rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
-    pixels = flat(rows, "_healpix_29")
-    record.rows = len(pixels)
-    if record.rows:
-        record.first, record.last = int(pixels[0]), int(pixels[-1])
-    cells, counts = np.unique(pixels >> 2 * (MAX_ORDER - CELL_ORDER), return_counts=True)
-    write_arrow(rows, folder / f"{batch.name}.run.arrow")
-    write_arrow(pa.table({"cell": cells, "rows": counts}), folder / f"{batch.name}.cells.arrow")
-    write_arrow(_boxes(rows, settings.buckets), folder / f"{batch.name}.boxes.arrow")
-    write_arrow(pa.concat_tables([REJECTED.empty_table(), *rejected]), folder / f"{batch.name}.rejected.arrow")
+    record.runs = runs.finish()
     # The record is written last: it says that everything before it is whole.
     write_json(done, asdict(record))
     return record
 
 
+class _Runs:
+    """The runs that one map task writes: rows gather in memory up to `RUN_BYTES`, then go to disk, sorted along the sky.
+
+    A file is stored whole or not at all: rows of the file being read never share a run with others that went to disk before
+    it was read to its end.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._name, self._settings = name, settings
+        self._rows: list[pa.Table] = []
+        self._rejected: list[pa.Table] = []
+        self._written: list[RunInfo] = []
+        self._mark = (0, 0, 0)
+
+    def begin_file(self) -> None:
+        """Remember where the next file begins."""
+        self._mark = (len(self._rows), len(self._rejected), len(self._written))
+
+    def drop_file(self) -> None:
+        """Forget the rows of the file that began last."""
+        rows, rejected, written = self._mark
+        del self._rows[rows:], self._rejected[rejected:], self._written[written:]
+
+    def add(self, rows: pa.Table, rejected: pa.Table) -> None:
+        """Take the next rows of a file."""
+        self._rows.append(rows)
+        self._rejected.append(rejected)
+        if sum(table.nbytes for table in self._rows) + sum(table.nbytes for table in self._rejected) > RUN_BYTES:
+            before, before_rejected, _ = self._mark
+            if before or before_rejected:
+                tail, tail_rejected = self._rows[before:], self._rejected[before_rejected:]
+                self._rows, self._rejected = self._rows[:before], self._rejected[:before_rejected]
+                self._write()
+                self._rows, self._rejected = tail, tail_rejected
+                self._mark = (0, 0, len(self._written))
+            else:
+                self._write()
+
+    def finish(self) -> list[RunInfo]:
+        """Write what is left and return the runs; a batch leaves at least one, which may be empty."""
+        if self._rows or self._rejected or not self._written:
+            self._write()
+        return self._written
+
+    def _write(self) -> None:
+        folder, name = Path(self._settings.work) / "map", f"{self._name}.{len(self._written)}"
+        rows = pa.concat_tables([_empty(self._settings.schema), *self._rows])
+        self._rows = []
+        rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
+        self._written.append(write_run(folder, name, rows, self._settings.buckets))
+        write_arrow(pa.concat_tables([REJECTED.empty_table(), *self._rejected]), folder / f"{name}.rejected.arrow")
+        self._rejected = []
+
+
+def write_run(folder: Path, name: str, rows: pa.Table, buckets: int) -> RunInfo:
+    """Write a run sorted along the sky, its counts by cell and its boxes by object."""
+    pixels = flat(rows, "_healpix_29")
+    cells, counts = np.unique(pixels >> 2 * (MAX_ORDER - CELL_ORDER), return_counts=True)
+    write_arrow(rows, folder / f"{name}.run.arrow")
+    write_arrow(pa.table({"cell": cells, "rows": counts}), folder / f"{name}.cells.arrow")
+    write_arrow(_boxes(rows, buckets), folder / f"{name}.boxes.arrow")
+    return RunInfo(name, int(pixels[0]), int(pixels[-1]), len(pixels)) if len(pixels) else RunInfo(name, 0, 0, 0)
+
+
 def load_record(path: Path) -> MapRecord:
     """Read back what a finished task said."""
     value: dict[str, Any] = read_json(path)
-    return MapRecord(**{**value, "files": [FileRecord(**entry) for entry in value["files"]]})
+    files, runs = [FileRecord(**entry) for entry in value["files"]], [RunInfo(**entry) for entry in value["runs"]]
+    return MapRecord(value["name"], files, runs)
 
 
-def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord) -> tuple[list[pa.Table], list[pa.Table]]:
-    """Read one file to the end before anything of it counts: a file is stored whole or not at all."""
+def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord, runs: _Runs) -> None:
+    """Read one file to the end, block by block."""
     survey = settings.survey
     reader = reader_for(survey.files.format)
     info = reader.describe(source)
     found = stored_schema(info.schema, survey.columns, path=source.path)
     _same_columns(found, settings.schema, source)
     digest = hashlib.sha256()
-    kept, rejected = [], []
-    for block in reader.scan(source, columns=info.schema.names, digest=digest):
+    for block in reader.scan(source, columns=info.schema.names, block_bytes=BLOCK_BYTES, digest=digest):
         table = apply_rules(block, found, survey.columns).select(settings.schema.names)
         good, bad = _locate(table, source, rank, survey, first_row=entry.rows)
-        kept.append(good)
-        rejected.append(bad)
+        runs.add(good, bad)
         entry.rows += block.num_rows
         entry.rejected += bad.num_rows
     entry.sha256 = digest.hexdigest()
     entry.header_digest = info.header_digest
     entry.size_bytes = Path(source.path).stat().st_size
-    return kept, rejected
 
 
 def _same_columns(found: Schema, wanted: Schema, source: Source) -> None:
@@ -174,12 +236,9 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     rows = np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
     id_column, ra_column, dec_column = (survey.column_of(role) for role in ("object_id", "ra", "dec"))
     ids = _integer_ids(table[id_column], source, id_column)
-    ra = degrees(table, ra_column, source)
-    dec = degrees(table, dec_column, source)
+    ra, dec = positions(table, survey, source)
     reasons = np.full(len(rows), "", dtype=object)
     columns = np.full(len(rows), "", dtype=object)
-    # The pole in single-precision radians is a hair beyond 90 degrees.
-    dec = np.where(np.abs(dec) <= 90.0 * (1 + 2.0**-23), np.clip(dec, -90.0, 90.0), dec)
     problems = (
         (dec_column, "declination outside -90 to 90 degrees", ~(np.abs(dec) <= 90.0)),
         (ra_column, "right ascension is no number or far outside 0 to 360 degrees", ~(np.abs(ra) <= 720.0)),
@@ -197,11 +256,28 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
         rejected = rejection(source, rows[bad], ids.filter(pa.array(bad)), reasons[bad], columns[bad], values)
         good = np.flatnonzero(~bad)
         table, rows, keys, ra, dec = take_rows(table, good), rows[good], keys[good], ra[good], dec[good]
+    return located(table, ra, dec, np.full(len(rows), rank, dtype=np.int32), keys.astype(np.int64), rows), rejected
+
+
+def located(
+    table: pa.Table,
+    ra: NDArray[np.float64],
+    dec: NDArray[np.float64],
+    ranks: NDArray[np.int32],
+    ids: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> pa.Table:
+    """Return stored columns with `WORK_COLUMNS` before them, as a run holds them."""
     pixels = to_pixels(ra, dec) if len(ra) else np.zeros(0, dtype=np.int64)
-    ranks = np.full(len(rows), rank, dtype=np.int32)
-    work = dict(zip(WORK_COLUMNS, (pixels, ra, dec, ranks, keys.astype(np.int64), rows), strict=True))
-    located = pa.table({**work, **dict(zip(table.column_names, table.columns, strict=True))})
-    return located, rejected
+    work = dict(zip(WORK_COLUMNS, (pixels, ra, dec, ranks, ids, rows), strict=True))
+    return pa.table({**work, **dict(zip(table.column_names, table.columns, strict=True))})
+
+
+def positions(table: pa.Table, survey: Survey, source: Source) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return right ascension and declination of every row [deg], from the survey's columns; NaN where they are null."""
+    ra, dec = (degrees(table, survey.column_of(role), source) for role in ("ra", "dec"))
+    # The pole in single-precision radians is a hair beyond 90 degrees.
+    return ra, np.where(np.abs(dec) <= 90.0 * (1 + 2.0**-23), np.clip(dec, -90.0, 90.0), dec)
 
 
 def rejection(source: Source, rows: Any, ids: Any, reasons: Any, columns: Any, values: Any) -> pa.Table:

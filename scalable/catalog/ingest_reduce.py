@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from scalable.catalog.ingest_map import REJECTED, Settings, rejection
+from scalable.catalog.ingest_map import REJECTED, RunInfo, Settings, rejection
 from scalable.io.layout import HEALPIX_COLUMN
 from scalable.io.parquet import Leaf, write_leaf
 from scalable.io.reader import Source
@@ -28,7 +28,7 @@ from scalable.kernels.partition import (
     unit_vectors,
 )
 from scalable.schema import Column, Schema
-from scalable.sky.healpix import near_pixel, to_pixels, with_ring
+from scalable.sky.healpix import around_pixel, near_pixel, to_pixels
 from scalable.sky.pixel import Pixel
 
 MEMBERS = ("objects", "detections", "objects_margin", "detections_margin")
@@ -39,15 +39,14 @@ WIDE = pa.schema([("object_id", pa.int64()), ("spread_arcsec", pa.float64()), ("
 
 @dataclass(frozen=True)
 class Plan:
-    """What the reduce stage works from: the tiling's ring, the runs and the observations in canonical order.
+    """What the reduce stage works from: the runs and the observations in canonical order.
 
-    ``observations`` holds ``observation_id, band, mjd, path`` by rank; ``runs`` holds (name, first, last) of each run that has
-    rows; ``wide`` says whether objects wider than the margin were set apart.
+    ``observations`` holds ``observation_id, band, mjd, path`` by rank; ``runs`` are those that have rows;
+    ``wide`` says whether objects wider than the margin were set apart.
     """
 
     settings: Settings
-    ring_order: int
-    runs: tuple[tuple[str, int, int], ...]
+    runs: tuple[RunInfo, ...]
     observations: pa.Table
     wide: bool = False
 
@@ -108,12 +107,12 @@ def _position_columns(ra: str, dec: str) -> tuple[Column, Column]:
     )
 
 
-def check_bucket(bucket: int, settings: Settings, runs: tuple[tuple[str, int, int], ...]) -> NDArray[np.int64]:
+def check_bucket(bucket: int, settings: Settings, runs: tuple[RunInfo, ...]) -> NDArray[np.int64]:
     """Return the ids in one hash bucket whose detections may spread further than the margin (never misses one)."""
     pieces = []
     bounds = np.array([[bucket, bucket + 1]], dtype=np.int64)
-    for name, _, _ in runs:
-        pieces.append(ranges_of(read_arrow(Path(settings.work) / "map" / f"{name}.boxes.arrow"), "bucket", bounds))
+    for run in runs:
+        pieces.append(ranges_of(read_arrow(Path(settings.work) / "map" / f"{run.name}.boxes.arrow"), "bucket", bounds))
     merged = pa.concat_tables(pieces)
     if merged.num_rows == 0:
         return np.zeros(0, dtype=np.int64)
@@ -125,19 +124,28 @@ def check_bucket(bucket: int, settings: Settings, runs: tuple[tuple[str, int, in
     return ids[order][offsets[:-1]][extent > settings.survey.store.margin_arcsec]
 
 
-def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[tuple[str, int, int], ...]) -> pa.Table:
-    """Measure the suspects exactly, set the rows of the truly wide objects apart, and return the list of those objects."""
+def settle_wide(
+    suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...], known: pa.Table | None = None
+) -> pa.Table:
+    """Measure the suspects exactly, set the rows of the truly wide objects apart, and return the list of those objects.
+
+    Objects ``known`` to be wide, from the version that is added to, stay so: the far row may have been a duplicate of theirs.
+    """
     folder = Path(settings.work)
     pieces = []
-    for name, _, _ in runs:
-        run = read_arrow(folder / "map" / f"{name}.run.arrow")
-        pieces.append(run.filter(pa.array(np.isin(flat(run, "object_id"), suspects))))
+    for run in runs:
+        table = read_arrow(folder / "map" / f"{run.name}.run.arrow")
+        pieces.append(table.filter(pa.array(np.isin(flat(table, "object_id"), suspects))))
     rows = pa.concat_tables(pieces)
     objects = group(rows)
     # The spread is that of all rows, duplicates too: a task that sees a far duplicate alone would take it for the object.
     by_id = np.argsort(flat(rows, "object_id"))
     vectors = unit_vectors(flat(rows, "_work_ra")[by_id], flat(rows, "_work_dec")[by_id])
     spread = spreads_arcsec(vectors, boundaries(flat(rows, "object_id")[by_id]))
+    if known is not None and known.num_rows:
+        at = np.minimum(np.searchsorted(flat(known, "object_id"), objects.ids), known.num_rows - 1)
+        before = np.where(flat(known, "object_id")[at] == objects.ids, flat(known, "spread_arcsec")[at], 0.0)
+        spread = np.maximum(spread, before)
     wide = spread > settings.survey.store.margin_arcsec
     ids, owners = objects.ids[wide], objects.owners[wide]
     # Every row of a wide object, duplicates too: the owner of the object drops and lists them.
@@ -156,8 +164,8 @@ def reduce_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> list[Reduced]:
 
 def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
     work = Path(plan.settings.work)
-    done = work / "reduce" / f"{pixel.order}-{pixel.index}.json"
-    if done.exists() and _whole(result := _load(done), work / "version"):
+    done = pixel_file(work, pixel, "json")
+    if done.exists() and is_whole(result := load_result(done), work / "version"):
         return result
     rows = _gather(pixel, plan)
     objects = group(rows)
@@ -170,28 +178,39 @@ def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
         ids = np.sort(objects.ids[mine])
         duplicates = take_rows(rows.select(["object_id", "_work_observation", "source_row"]), objects.duplicates)
         duplicates = duplicates.filter(pa.array(np.isin(flat(duplicates, "object_id"), ids)))
-        _write_rejected(duplicates, plan, work / "reduce" / f"{pixel.order}-{pixel.index}.rejected.arrow")
+        _write_rejected(duplicates, plan, pixel_file(work, pixel, "rejected.arrow"))
         result = replace(result, duplicates=_count(flat(duplicates, "_work_observation")))
-        write_arrow(pa.table({"object_id": ids}), work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
-    _save(done, result)
+        write_arrow(pa.table({"object_id": ids}), pixel_file(work, pixel, "ids.arrow"))
+    save_result(done, result)
     return result
 
 
-def _whole(result: Reduced, version: Path) -> bool:
+def pixel_file(work: Path, pixel: Pixel, kind: str) -> Path:
+    """Return the path of one of the small files that the reduce stage leaves for a pixel."""
+    return work / "reduce" / f"{pixel.order}-{pixel.index}.{kind}"
+
+
+def member_folder(version: Path, member: str) -> Path:
+    """Return the folder of a member's catalogue in a version."""
+    return version / member.split("_")[0] / member
+
+
+def is_whole(result: Reduced, version: Path) -> bool:
     """Return whether the leaves of a finished pixel are still there: a killed clean-up may have taken them."""
     leaves = [(name, getattr(result, name)) for name in MEMBERS]
-    paths = [(version / name.split("_")[0] / name / leaf.path, leaf.size_bytes) for name, leaf in leaves if leaf]
+    paths = [(member_folder(version, name) / leaf.path, leaf.size_bytes) for name, leaf in leaves if leaf]
     return all(path.exists() and path.stat().st_size == size for path, size in paths)
 
 
 def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
     """Return every row in a pixel and in the ring around it, with the objects that are wider than the ring put in place."""
     work = Path(plan.settings.work)
-    ranges = with_ring(pixel, plan.ring_order)
+    # An object of a neighbour within the margin of a border reaches as far again with its detections.
+    ranges = around_pixel(pixel, radius_arcsec=2 * plan.settings.survey.store.margin_arcsec)
     pieces = [
-        ranges_of(read_arrow(work / "map" / f"{name}.run.arrow"), HEALPIX_COLUMN, ranges)
-        for name, first, last in plan.runs
-        if ((ranges[:, 1] > first) & (ranges[:, 0] <= last)).any()
+        ranges_of(read_arrow(work / "map" / f"{run.name}.run.arrow"), HEALPIX_COLUMN, ranges)
+        for run in plan.runs
+        if ((ranges[:, 1] > run.first) & (ranges[:, 0] <= run.last)).any()
     ]
     if plan.wide:
         wide = read_arrow(work / "wide.arrow")
@@ -199,7 +218,7 @@ def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
         pieces = [piece.filter(pa.array(~np.isin(flat(piece, "object_id"), ids))) for piece in pieces]
         pieces.append(ranges_of(wide, "_work_owner", ranges).drop_columns(["_work_owner"]))
     if not pieces:
-        return read_arrow(work / "map" / f"{plan.runs[0][0]}.run.arrow").slice(0, 0)
+        return read_arrow(work / "map" / f"{plan.runs[0].name}.run.arrow").slice(0, 0)
     return pa.concat_tables(pieces)
 
 
@@ -272,7 +291,7 @@ def _write_members(pixel: Pixel, plan: Plan, tables: tuple[pa.Table, pa.Table], 
         return None, None
     version = Path(plan.settings.work) / "version"
     members = zip(("objects", "detections"), tables, strict=True)
-    first, second = (write_leaf(table, version / name / f"{name}{suffix}", pixel.hats_path) for name, table in members)
+    first, second = (write_leaf(table, member_folder(version, f"{name}{suffix}"), pixel.hats_path) for name, table in members)
     return first, second
 
 
@@ -348,7 +367,7 @@ def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: t
     work = Path(settings.work)
     pieces = []
     for pixel in pixels:
-        ids = read_arrow(work / "reduce" / f"{pixel.order}-{pixel.index}.ids.arrow")
+        ids = read_arrow(pixel_file(work, pixel, "ids.arrow"))
         # Both bounds belong to the range: the bound after the largest id would be no 64-bit number.
         keys = flat(ids, "object_id")
         first, last = int(np.searchsorted(keys, low)), int(np.searchsorted(keys, high, side="right"))
@@ -365,7 +384,9 @@ def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: t
     return write_leaf(part, work / "version" / "objects" / "objects_id", f"dataset/index/part.{number}.parquet")
 
 
-def _save(path: Path, result: Reduced) -> None:
+def save_result(path: Path, result: Reduced) -> None:
+    """Write down what a finished pixel gave; written last."""
+
     def leaf(value: Leaf | None) -> dict[str, object] | None:
         return None if value is None else {**vars(value), "footer": base64.b64encode(value.footer).decode()}
 
@@ -374,7 +395,8 @@ def _save(path: Path, result: Reduced) -> None:
     write_json(path, {"pixel": [result.pixel.order, result.pixel.index], **leaves, **counts})
 
 
-def _load(path: Path) -> Reduced:
+def load_result(path: Path) -> Reduced:
+    """Read back what a finished pixel gave."""
     value = read_json(path)
 
     def leaf(entry: dict[str, Any] | None) -> Leaf | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,9 +16,10 @@ from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 from numpy.typing import NDArray
 
-from scalable.catalog.ingest import BATCH_BYTES, bundle, canonical_ranks, cells_to_cut, cut_sky, find_inputs
+from scalable.catalog.ingest import BATCH_BYTES, canonical_ranks, find_inputs
 from scalable.catalog.ingest_forecast import runs_bytes, version_bytes, worker_memory_bytes
-from scalable.catalog.ingest_map import CELL_ORDER, degrees, make_batches
+from scalable.catalog.ingest_map import CELL_ORDER, make_batches, positions
+from scalable.catalog.ingest_plan import Counts, bundle, cut_sky, deepest_order, row_limit
 from scalable.catalog.ingest_reduce import detections_schema
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
@@ -25,8 +27,8 @@ from scalable.io.reader import Source
 from scalable.io.rules import apply_rules, stored_schema
 from scalable.schema import Schema
 from scalable.sky.healpix import to_pixels
-from scalable.sky.pixel import Pixel
-from scalable.survey import Survey
+from scalable.sky.pixel import MAX_ORDER, Pixel
+from scalable.survey import Store, Survey
 
 SAMPLE_FILES = 20
 SAMPLE_BYTES = 1 << 20
@@ -122,9 +124,7 @@ def plan_ingest(
         tables, schema, reasons = _one_counted(survey, inputs.sources, sizes)
     rows = sum(table.rows for table in tables)
     sample = list(_sample(survey, tables, reasons))
-    cells, counts = _expected(sample, rows)
-    _, cut = cut_sky(*cells_to_cut(cells, counts), survey, schema)
-    pixels = [(Pixel(order, index), n) for order, index, n in cut if n]
+    pixels = _tiling(sample, rows, survey.store, limit=row_limit(survey.store, schema))
     row_bytes = detections_schema(schema).row_bytes
     batches = list(make_batches(list(inputs.sources), canonical_ranks(inputs.observations).tolist(), batch_bytes=BATCH_BYTES))
     worker = worker_memory_bytes(
@@ -147,7 +147,7 @@ def plan_ingest(
         exact=exact,
         input_bytes=sum(sizes.values()),
         sampled_files=len(sample),
-        sampled_rows=sum(len(cells) for _, cells in sample),
+        sampled_rows=sum(len(placed) for _, placed in sample),
         leaves=dict(sorted(Counter(pixel.order for pixel, _ in pixels).items())),
         batches=len(batches),
         reduce_tasks=len(bundle(pixels, row_bytes)),
@@ -203,7 +203,7 @@ def _one_counted(
 
 
 def _sample(survey: Survey, tables: Sequence[_Table], reasons: list[str]) -> Iterator[tuple[_Table, NDArray[np.int64]]]:
-    """Yield a few files and the cells of their first positions; a file that cannot be read adds to ``reasons``."""
+    """Yield a few files and the order-29 pixels of their first positions; a file that cannot be read adds to ``reasons``."""
     reader = reader_for(survey.files.format)
     names = [survey.column_of(role) for role in ("ra", "dec")]
     rules = {name: survey.columns[name] for name in names}
@@ -213,23 +213,35 @@ def _sample(survey: Survey, tables: Sequence[_Table], reasons: list[str]) -> Ite
         try:
             block = next(iter(reader.scan(table.source, columns=names, block_bytes=SAMPLE_BYTES)))
             block = apply_rules(block, stored_schema(Schema.from_arrow(block.schema), rules, path=table.source.path), rules)
-            ra, dec = (degrees(block, name, table.source) for name in names)
+            ra, dec = positions(block, survey, table.source)
         except (ScalableError, OSError) as error:
             reasons.append(str(error))
             continue
         placed = np.isfinite(ra) & (np.abs(dec) <= 90.0)
         if placed.any():
-            yield table, to_pixels(ra[placed], dec[placed], CELL_ORDER)
+            yield table, to_pixels(ra[placed], dec[placed])
 
 
-def _expected(sample: Sequence[tuple[_Table, NDArray[np.int64]]], rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the occupied cells of a sample and the rows expected in each if it stands for ``rows`` rows."""
+def _tiling(
+    sample: Sequence[tuple[_Table, NDArray[np.int64]]], rows: int, store: Store, *, limit: int
+) -> list[tuple[Pixel, int]]:
+    """Return the pixels that the sky would be cut into, with their rows, if a sample of pixels stands for ``rows`` rows."""
     if not sample:
         raise InputError("no row of the files looked at has a position; run: scalable check")
     share = rows / max(1, sum(table.rows for table, _ in sample))
-    weights = np.concatenate([np.full(len(cells), share * table.rows / len(cells)) for table, cells in sample])
-    occupied, place = np.unique(np.concatenate([cells for _, cells in sample]), return_inverse=True)
-    return occupied, np.maximum(1, np.rint(np.bincount(place, weights=weights))).astype(np.int64)
+    weights = np.concatenate([np.full(len(placed), share * table.rows / len(placed)) for table, placed in sample])
+    order = deepest_order(store)
+    fine = _sum(np.concatenate([placed for _, placed in sample]) >> 2 * (MAX_ORDER - order), weights)
+    parents = fine.cells >> 2 * (order - CELL_ORDER)
+    counts = _sum(parents, fine.rows)
+    crowded = np.isin(parents, counts.cells[counts.rows > limit])
+    cut = cut_sky(counts, Counts(fine.cells[crowded], fine.rows[crowded]), np.zeros(0, np.int64), store, limit=limit)
+    return [(pixel, n) for pixel, n in cut if n]
+
+
+def _sum(cells: NDArray[np.int64], weights: NDArray[Any]) -> Counts:
+    distinct, where = np.unique(cells, return_inverse=True)
+    return Counts(distinct, np.maximum(1, np.rint(np.bincount(where, weights=weights))).astype(np.int64))
 
 
 def _free_disk(store: Path) -> int:

@@ -56,13 +56,38 @@ def write_leaf(table: pa.Table, folder: Path, relative: str) -> Leaf:
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     data = sink.getvalue()
-    footer = io.BytesIO()
-    metadata = pq.read_metadata(pa.BufferReader(data))
-    metadata.set_file_path(relative.removeprefix("dataset/"))
-    metadata.write_metadata_file(footer)
     digest = hashlib.sha256(data).hexdigest()
     write_bytes(folder / relative, memoryview(data))
-    return Leaf(relative, table.num_rows, data.size, digest, footer.getvalue())
+    return Leaf(relative, table.num_rows, data.size, digest, _footer(pq.read_metadata(pa.BufferReader(data)), relative))
+
+
+def _footer(metadata: pq.FileMetaData, relative: str) -> bytes:
+    """Return a leaf's footer as ``_metadata`` holds it: with the path of the leaf."""
+    metadata.set_file_path(relative.removeprefix("dataset/"))
+    sink = io.BytesIO()
+    metadata.write_metadata_file(sink)
+    return sink.getvalue()
+
+
+def known_leaf(folder: Path, relative: str, *, size_bytes: int, sha256: str) -> tuple[Leaf, dict[str, int]]:
+    """Return a leaf on disk, whose size and digest are known, as `write_leaf` did, and its nulls by column.
+
+    Only the footer is read, and columns of lists, whose nulls it does not tell from those inside the lists.
+    """
+    path = folder / relative
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); the store is damaged, run the ingest again") from error
+    nulls: dict[str, int] = {}
+    leaves = (metadata.schema.column(number) for number in range(len(metadata.schema)))
+    lists = {column.path.split(".")[0] for column in leaves if column.max_repetition_level}
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in (group.column(number) for number in range(group.num_columns)):
+            name = column.path_in_schema.split(".")[0]
+            nulls[name] = nulls.get(name, 0) + column.statistics.null_count
+    nulls |= {name: read_leaf(path, [name])[name].null_count for name in lists}
+    return Leaf(relative, metadata.num_rows, size_bytes, sha256, _footer(metadata, relative)), nulls
 
 
 def _encoding(dtype: pa.DataType) -> str:

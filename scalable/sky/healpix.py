@@ -73,6 +73,19 @@ def with_ring(pixel: Pixel, order: int) -> NDArray[np.int64]:
     return merge_ranges(starts, stops)
 
 
+def around_pixel(pixel: Pixel, *, radius_arcsec: float) -> NDArray[np.int64]:
+    """Return order-29 ranges, shape (n, 2), that hold a pixel and every point within ``radius_arcsec`` of it, and some more.
+
+    A ring of cells goes around a pixel that is large against them, a cone around a small one: whichever adds less.
+    """
+    ring = ring_order(radius_arcsec)
+    if pixel.order < ring - 1:
+        return with_ring(pixel, ring)
+    lon, lat = nested.healpix_to_lonlat(np.array([pixel.index], dtype=np.uint64), pixel.order, num_threads=1)
+    reach = math.degrees(_cell_radius(pixel.order)) * 3600 + radius_arcsec
+    return cone_ranges(float(lon.to_value(u.deg)[0]), float(lat.to_value(u.deg)[0]), reach)
+
+
 def merge_ranges(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return disjoint, sorted ranges that cover the same integers, shape (n, 2)."""
     if len(starts) == 0:
@@ -196,7 +209,8 @@ def _corners(pixel: Pixel) -> NDArray[np.float64]:
 def _on_side(corners: NDArray[np.float64], side: NDArray[np.int64], step: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return unit vectors, shape (n, 3), of points on the four sides of a pixel, ``step`` from 0 to 1 along each."""
     plane = corners[side] + step[:, None] * (np.roll(corners, -1, axis=0) - corners)[side]
-    lon, lat = nested.xy_to_lonlat(plane[:, 0] % 8.0, np.clip(plane[:, 1], -2.0, 2.0), num_threads=1)
+    # Twice: a hair below 0 gives 8 itself at first.
+    lon, lat = nested.xy_to_lonlat(plane[:, 0] % 8.0 % 8.0, np.clip(plane[:, 1], -2.0, 2.0), num_threads=1)
     return _unit(lon.to_value(u.deg), lat.to_value(u.deg))
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from surveys import Observation, detections, fingerprint, nested_pixels, read_member, write_survey
 
 from scalable.catalog import ingest as stages
-from scalable.catalog import ingest_commit
+from scalable.catalog import ingest_commit, ingest_map, ingest_plan
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.cluster import connect
@@ -312,11 +312,20 @@ def test_progress_ends_with_all_that_there_is_to_do(survey: Survey, files: dict[
     assert last["map"][2] == sum(path.stat().st_size for _, path, _ in files.values())
 
 
-@pytest.mark.parametrize("limit", ["BATCH_BYTES", "TASK_BYTES", "BUCKET_BYTES"])
-def test_the_size_of_tasks_changes_no_byte_of_the_store(
+LIMITS = {
+    "BATCH_BYTES": stages,
+    "BUCKET_BYTES": stages,
+    "RUN_BYTES": ingest_map,
+    "BLOCK_BYTES": ingest_map,
+    "TASK_BYTES": ingest_plan,
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_the_size_of_tasks_and_runs_changes_no_byte_of_the_store(
     survey: Survey, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(stages, limit, 30_000)
+    monkeypatch.setattr(LIMITS[limit], limit, 30_000)
     with dask.config.set(scheduler="threads"):
         ingest(survey, into=tmp_path / "store")
     assert fingerprint(tmp_path / "store") == fingerprint(store)
@@ -325,8 +334,8 @@ def test_the_size_of_tasks_changes_no_byte_of_the_store(
 def test_one_task_a_file_and_a_leaf_gives_the_same_store_in_threads(
     survey: Survey, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in ("BATCH_BYTES", "TASK_BYTES", "BUCKET_BYTES"):
-        monkeypatch.setattr(stages, limit, 1 if limit != "BUCKET_BYTES" else 5_000)
+    for limit, module in LIMITS.items():
+        monkeypatch.setattr(module, limit, 5_000 if limit in ("BUCKET_BYTES", "BLOCK_BYTES") else 1)
     with dask.config.set(scheduler="threads", num_workers=4):
         ingest(survey, into=tmp_path / "store")
     assert fingerprint(tmp_path / "store") == fingerprint(store)

@@ -28,6 +28,7 @@ from surveys import Observation, check_store, detections, fingerprint, read_memb
 
 from scalable import cli
 from scalable.catalog import ingest as stages
+from scalable.catalog import ingest_plan
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.errors import InputError, MissingInputError, StoreError, SurveyError
@@ -391,12 +392,12 @@ def test_the_command_ends_with_1_and_the_message_alone_where_nothing_could_be_do
 KILLER = """
 import json, os, signal, sys, tempfile, traceback
 import dask
-from scalable.catalog import ingest as stages
+from scalable.catalog import ingest as stages, ingest_plan
 from scalable.survey import open_survey
 
 CALLS = ("replace", "rename", "link", "symlink", "unlink", "mkdir", "rmdir")
 dask.config.set(scheduler="sync")
-stages.BATCH_BYTES = stages.TASK_BYTES = 1
+stages.BATCH_BYTES = ingest_plan.TASK_BYTES = 1
 
 # Compiled code is loaded once, here, and not by every child. (Arrow's thread pools survive a fork.)
 with tempfile.TemporaryDirectory() as folder:
@@ -635,7 +636,7 @@ def test_a_disk_that_fills_up_at_any_call_leaves_no_version_and_a_rerun_complete
     case, survey = cases["new"], open_survey(cases["new"].survey)
     replaces = case.calls[: case.calls.index("rename")].count("replace")
     monkeypatch.setattr(stages, "BATCH_BYTES", 1)
-    monkeypatch.setattr(stages, "TASK_BYTES", 1)
+    monkeypatch.setattr(ingest_plan, "TASK_BYTES", 1)
     for n in range(1, replaces + 1, 6):
         store, real, calls = tmp_path / f"store-{n}", os.replace, []
 

@@ -1,0 +1,218 @@
+"""Append: what a version already holds, opened again as runs where new rows touch it, carried over by links elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from scalable.catalog.collection import Collection
+from scalable.catalog.ingest_map import CELL_ORDER, REJECTED, FileRecord, RunInfo, Settings, located, positions, write_run
+from scalable.catalog.ingest_plan import DENSITY_FILE, Counts, counts_of, cut_sky, row_limit
+from scalable.catalog.ingest_reduce import MEMBERS, Reduced, is_whole, load_result, member_folder, pixel_file, save_result
+from scalable.io.layout import read_layout
+from scalable.io.parquet import Leaf, known_leaf, read_leaf
+from scalable.io.reader import Source
+from scalable.io.runs import flat, read_arrow, read_json, take_rows, write_arrow, write_json
+from scalable.schema import Schema
+from scalable.sky.healpix import around_pixel, merge_ranges, neighbours, ring_order
+from scalable.sky.pixel import MAX_ORDER, Pixel
+from scalable.survey import STORED_NAMES, Store, Survey
+
+Ranges = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Base:
+    """The version that new files are added to.
+
+    Attributes
+    ----------
+    collection : Collection
+        The version.
+    counts, deep : Counts
+        Its detections by cell of `CELL_ORDER`, and by cell of the deepest order in crowded ones.
+    wide : Table
+        Its objects that are wider than the margin.
+    leaves : dict
+        Rows of detections by pixel, for every pixel that holds objects.
+    """
+
+    collection: Collection
+    counts: Counts
+    deep: Counts
+    wide: pa.Table
+    leaves: dict[Pixel, int]
+
+    @property
+    def path(self) -> Path:
+        """Folder of the version."""
+        return self.collection.path
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """Order-29 pixels of the wide objects."""
+        return flat(self.wide, "owner")
+
+    def cut(self, settings: Settings) -> set[Pixel]:
+        """Return the pixels that the version was cut into, with those that hold nothing."""
+        store = settings.survey.store
+        cut = cut_sky(self.counts, self.deep, self.owners, store, limit=row_limit(store, settings.schema))
+        return {pixel for pixel, _ in cut}
+
+    def files(self) -> dict[int, FileRecord]:
+        """Return what became of every file of the version, by observation id."""
+        table = self.collection.observations
+        names = ("observation_id", "path", "rows", "size_bytes", "sha256", "header_digest", "rows_rejected", "status")
+        rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+        return {
+            number: FileRecord(number, path, count, size, sha256 or "", header or "", rejected)
+            for number, path, count, size, sha256, header, rejected, status in rows
+            if status == "stored"
+        }
+
+
+def open_base(collection: Collection) -> Base:
+    """Read the small tables of a version; no leaf is opened."""
+    counts, deep = counts_of(read_leaf(collection.path / DENSITY_FILE))
+    leaves = {leaf.pixel: leaf.rows for leaf in read_layout(collection.path / "detections").leaves}
+    return Base(collection, counts, deep, read_leaf(collection.path / "wide_objects.parquet"), leaves)
+
+
+def stored_columns(base: Collection, survey: Survey) -> Schema:
+    """Return the columns that the files of a version gave, with the roles of the survey."""
+    own = Schema.from_arrow(base.detections.schema).columns[len(STORED_NAMES) :]
+    return Schema(tuple(replace(c, role=survey.columns[c.name].role) if c.name in survey.columns else c for c in own))
+
+
+def reach(cells: NDArray[np.int64], store: Store) -> Ranges:
+    """Return order-29 ranges that hold everything within three margins of some cells of `CELL_ORDER`, and some more.
+
+    A row changes an object whose mean lies within a margin, which stands in the margin of pixels within another; their other
+    rows lie within a third.
+    """
+    order = min(CELL_ORDER, ring_order(3 * store.margin_arcsec))
+    near = neighbours(np.unique(cells >> 2 * (CELL_ORDER - order)), order) if len(cells) else cells
+    shift = 2 * (MAX_ORDER - order)
+    return merge_ranges(near << shift, (near + 1) << shift)
+
+
+def meets(ranges: Ranges, pixel: Pixel) -> bool:
+    """Return whether a pixel and sorted, disjoint ranges share anything."""
+    at = int(np.searchsorted(ranges[:, 1], pixel.start, side="right"))
+    return at < len(ranges) and int(ranges[at, 0]) < pixel.stop
+
+
+def around_all(pixels: Iterable[Pixel], store: Store) -> Ranges:
+    """Return the ranges within three margins of some pixels."""
+    pieces = [around_pixel(pixel, radius_arcsec=3 * store.margin_arcsec) for pixel in pixels]
+    ranges = np.concatenate([np.zeros((0, 2), dtype=np.int64), *pieces])
+    return merge_ranges(ranges[:, 0], ranges[:, 1])
+
+
+def pixels_of_ids(part: str, settings: Settings, runs: tuple[RunInfo, ...]) -> set[Pixel]:
+    """Return the pixels of the objects in one part of a version's index whose ids occur in runs."""
+    index = pq.read_table(part, columns=["object_id", "Norder", "Npix"])
+    ids = flat(index, "object_id")
+    found = np.zeros(len(ids), dtype=bool)
+    for run in runs:
+        wanted = flat(read_arrow(Path(settings.work) / "map" / f"{run.name}.boxes.arrow"), "object_id")
+        at = np.searchsorted(ids, wanted)
+        inside = at < len(ids)
+        found[at[inside][ids[at[inside]] == wanted[inside]]] = True
+    keys = np.unique(np.column_stack([flat(index, name)[found] for name in ("Norder", "Npix")]), axis=0)
+    return {Pixel(int(order), int(number)) for order, number in keys}
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """One leaf of a version as a run, and its rows by rank of observation."""
+
+    run: RunInfo
+    pixel: Pixel
+    stored: dict[int, int]
+
+
+def reopen_leaf(pixel: Pixel, version: str, settings: Settings, ranks: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Reopened:
+    """Turn a leaf of detections back into the run it would come from: the same rows with the same work columns.
+
+    Parameters
+    ----------
+    pixel : Pixel
+        The leaf.
+    version : str
+        Folder of the version.
+    settings : Settings
+        The ingest.
+    ranks : (ndarray, ndarray)
+        Observation ids, sorted, and the rank of each.
+    """
+    name = f"leaf-{pixel.order}-{pixel.index}"
+    folder = Path(settings.work) / "map"
+    done = folder / f"{name}.json"
+    if done.exists():
+        value = read_json(done)
+        return Reopened(RunInfo(**value["run"]), pixel, {int(rank): rows for rank, rows in value["stored"].items()})
+    path = Path(version) / "detections" / "detections" / pixel.hats_path
+    leaf = read_leaf(path)
+    # The columns of a leaf carry the units of the survey, as the blocks of a file do.
+    own = pa.table([leaf[name] for name in settings.schema.names], schema=settings.schema.to_arrow())
+    ra, dec = positions(own, settings.survey, Source(str(path)))
+    rank = ranks[1][np.searchsorted(ranks[0], flat(leaf, "observation_id"))].astype(np.int32)
+    rows = located(own, ra, dec, rank, flat(leaf, "object_id"), flat(leaf, "source_row"))
+    rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
+    run = write_run(folder, name, rows, settings.buckets)
+    values, counts = np.unique(rank, return_counts=True)
+    stored = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    write_json(done, {"run": asdict(run), "stored": {str(value): count for value, count in stored.items()}})
+    return Reopened(run, pixel, stored)
+
+
+Known = dict[str, tuple[int, str]]
+"""Bytes and digest of a pixel's leaves in a version, by member."""
+
+
+def known_leaves(collection: Collection) -> dict[Pixel, Known]:
+    """Return what the manifest of a version says about the leaves of each pixel."""
+    members = {member_folder(Path(), member).as_posix(): member for member in MEMBERS}
+    found: dict[Pixel, Known] = {}
+    for entry in collection.manifest["files"]:
+        folder, _, path = entry["path"].partition("/dataset/Norder=")
+        if path and folder in members:
+            pixel = Pixel.from_hats_path(entry["path"])
+            found.setdefault(pixel, {})[members[folder]] = (entry["bytes"], entry["sha256"])
+    return found
+
+
+def carry_pixels(pixels: tuple[tuple[Pixel, Known], ...], version: str, settings: Settings) -> list[Reduced]:
+    """Link the leaves of untouched pixels into the new version; nothing of them is read but footers and ids."""
+    return [_carry(pixel, known, Path(version), settings) for pixel, known in pixels]
+
+
+def _carry(pixel: Pixel, known: Known, version: Path, settings: Settings) -> Reduced:
+    work = Path(settings.work)
+    done = pixel_file(work, pixel, "json")
+    if done.exists() and is_whole(result := load_result(done), work / "version"):
+        return result
+    leaves: dict[str, Leaf | None] = dict.fromkeys(MEMBERS)
+    nulls: dict[str, int] = {}
+    for member, (size_bytes, sha256) in known.items():
+        old, new = (member_folder(folder, member) / pixel.hats_path for folder in (version, work / "version"))
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        os.link(old, new)
+        leaves[member], counts = known_leaf(member_folder(version, member), pixel.hats_path, size_bytes=size_bytes, sha256=sha256)
+        if member == "detections":
+            nulls = {name: counts[name] for name in settings.schema.names if counts[name]}
+    ids = np.sort(flat(read_leaf(member_folder(version, "objects") / pixel.hats_path, ["object_id"]), "object_id"))
+    write_arrow(pa.table({"object_id": ids}), pixel_file(work, pixel, "ids.arrow"))
+    write_arrow(REJECTED.empty_table(), pixel_file(work, pixel, "rejected.arrow"))
+    result = Reduced(pixel, **leaves, stored={}, duplicates={}, nulls=nulls)
+    save_result(done, result)
+    return result
