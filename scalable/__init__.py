@@ -1,9 +1,9 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn, by stage: describe (`open_survey`, `check`), ingest (`ingest`, `open_collection`, `open_catalog`), combine
-(`join_bands`, `variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`,
-`sql`, `write_catalog`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs
-nothing.
+The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `append`,
+`open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `variability`,
+`fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`, `write_catalog`), run
+(`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ _PUBLIC = {
     # describe
     "open_survey": "scalable.survey",
     "Survey": "scalable.survey",
+    "draft_survey": "scalable.catalog.draft",
     "check": "scalable.catalog.check",
     # ingest
+    "plan_ingest": "scalable.catalog.plan",
     "ingest": "scalable.catalog.ingest",
+    "append": "scalable.catalog.append",
     "open_collection": "scalable.catalog.collection",
     "Collection": "scalable.catalog.collection",
     "open_catalog": "scalable.catalog.catalog",
     "Catalog": "scalable.catalog.catalog",
+    "list_versions": "scalable.catalog.versions",
+    "expire_versions": "scalable.catalog.versions",
     # combine
     "join_bands": "scalable.catalog.bands",
     "variability": "scalable.catalog.variability",

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,13 @@ scheduler_options = [
     click.option("--workers", type=click.IntRange(1), help="Worker processes of the local cluster."),
 ]
 
+store_option = click.option("--store", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
+
 
 class Main(click.Group):
     """The verbs, grouped by what one wants, and errors without a traceback."""
 
-    groups = {"Data": ("demo", "check", "run", "query"), "Help": ("help",)}
+    groups = {"Data": ("demo", "init", "check", "plan", "run", "query"), "Store": ("log", "clean"), "Help": ("help",)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the verbs in the order of work."""
@@ -132,16 +135,44 @@ def demo(folder: Path, seed: int, scheduler: str | None, workers: int | None) ->
 
 
 @main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--into", type=click.Path(path_type=Path), default=Path("survey.yaml"), show_default=True, help="The description.")
+@click.option("--force", is_flag=True, help="Overwrite a description and an index that are there.")
+def init(files: tuple[Path, ...], into: Path, force: bool) -> None:
+    """Write a commented first survey.yaml, and observations.csv beside it, from the headers of FILES."""
+    draft = scalable.draft_survey(files, into=into, force=force)
+    out.print(f"{draft.path} and {draft.index}: {draft.files} files, {draft.columns} columns", markup=False, soft_wrap=True)
+    if draft.to_fill:
+        out.print(f"fill in {len(draft.to_fill)} lines, then run: scalable check {into}", markup=False, soft_wrap=True)
+        for line in draft.to_fill:
+            out.print(f"  {line}", markup=False, soft_wrap=True)
+    else:
+        out.print(f"roles and bands are guesses: look at them, then run: scalable check {into}", markup=False, soft_wrap=True)
+
+
+@main.command()
 @click.argument("survey", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def check(survey: Path, as_json: bool) -> None:
     """Read headers and a sample only: what would be read, and what contradicts itself."""
-    with _display() as tell:
-        found = scalable.check(scalable.open_survey(survey), on_file=lambda done, total: tell("check", done, total, 0))
+    found = _check(survey)
     if as_json:
-        findings = [vars(finding) for finding in found.findings]
-        click.echo(json.dumps({"files": found.files, "rows": found.rows, "bytes": found.size_bytes, "findings": findings}))
-        return
+        click.echo(json.dumps(_check_values(found)))
+    else:
+        _show_check(found)
+
+
+def _check(survey: Path) -> Any:
+    with _display() as tell:
+        return scalable.check(scalable.open_survey(survey), on_file=lambda done, total: tell("check", done, total, 0))
+
+
+def _check_values(found: Any) -> dict[str, Any]:
+    findings = [vars(finding) for finding in found.findings]
+    return {"files": found.files, "rows": found.rows, "bytes": found.size_bytes, "findings": findings}
+
+
+def _show_check(found: Any) -> None:
     out.print(f"{found.files} files, {found.rows:,} rows, {found.size_bytes / 1e6:,.1f} MB, {len(found.schema)} columns")
     for finding in found.findings:
         out.print(f"[yellow]{finding.name}[/]", end="")
@@ -153,13 +184,52 @@ def check(survey: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("survey", type=click.Path(path_type=Path))
 @click.option("--into", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
+@click.option("--workers", type=click.IntRange(1), help="Workers on this machine; by default one a core.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def plan(survey: Path, into: Path, workers: int | None, as_json: bool) -> None:
+    """Predict rows, tiling, tasks, memory and disk of a run from headers and a sample; write nothing."""
+    found = _plan(survey, into, workers)
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+    else:
+        _show_plan(found)
+
+
+def _plan(survey: Path, into: Path, workers: int | None) -> Any:
+    described = scalable.open_survey(survey)
+    with _display() as tell:
+        return scalable.plan_ingest(
+            described, into=into, workers=workers, on_file=lambda done, total: tell("plan", done, total, 0)
+        )
+
+
+def _show_plan(found: Any) -> None:
+    tiling = ", ".join(f"{count} of order {order}" for order, count in found.leaves.items())
+    basis = "as the headers say" if found.exact else "scaled from one counted file by size"
+    sample = f"from {found.sampled_rows:,} positions of {found.sampled_files} files"
+    sizes = {name: f"{getattr(found, name) / 1e6:,.0f} MB" for name in vars(found) if name.endswith("_bytes")}
+    lines = {
+        "input": f"{found.files} files, {sizes['input_bytes']}; {found.unusable} would be set aside",
+        "rows": f"{found.rows:,}, {basis}",
+        "leaves": f"about {sum(found.leaves.values())} ({tiling}), {sample}",
+        "tasks": f"{found.batches} to read, about {found.reduce_tasks} to write",
+        "memory": f"{sizes['worker_bytes']} a worker, {found.workers} workers; {sizes['free_memory_bytes']} free",
+        "disk": f"{sizes['runs_bytes']} while it runs and {sizes['version_bytes']} to stay; {sizes['free_disk_bytes']} free",
+    }
+    for name, line in lines.items():
+        out.print(f"{name:<8}{line}", markup=False, soft_wrap=True)
+    for warning in found.warnings:
+        out.print(f"warning {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("survey", type=click.Path(path_type=Path))
+@click.option("--into", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
 @click.option("--only", metavar="STAGE", help="Run one stage: check, ingest, products or report.")
-@click.option("--dry-run", is_flag=True, help="Say what would be read; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be read and needed; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @with_scheduler
-@click.pass_context
 def run(
-    ctx: click.Context,
     survey: Path,
     into: Path,
     only: str | None,
@@ -170,7 +240,12 @@ def run(
 ) -> None:
     """Ingest a survey, compute its products, and write one page about it; resumes where it was interrupted."""
     if dry_run:
-        ctx.invoke(check, survey=survey, as_json=as_json)
+        checked = _check(survey)
+        if as_json:
+            click.echo(json.dumps(_check_values(checked) | {"plan": asdict(_plan(survey, into, workers))}))
+        else:
+            _show_check(checked)
+            _show_plan(_plan(survey, into, workers))
         return
     _run(survey, into, only, scheduler, workers, as_json=as_json)
 
@@ -225,7 +300,7 @@ def _summary(report: Any) -> None:
 
 @main.command()
 @click.argument("statement")
-@click.option("--store", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store to ask.")
+@store_option
 @click.option("--to", type=click.Path(path_type=Path), help="Write the answer to a .parquet or .csv file.")
 @click.option("--rows", default=50, show_default=True, help="Rows to show.")
 @with_scheduler
@@ -246,6 +321,41 @@ def query(statement: str, store: Path, to: Path | None, rows: int, scheduler: st
     out.print(table, markup=False)
     if answer.num_rows > rows:
         out.print(f"{answer.num_rows - rows:,} more rows; write them with --to answer.parquet")
+
+
+@main.command("log")
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def log_versions(store: Path, as_json: bool) -> None:
+    """List the versions of a store, newest first, and what each holds and added."""
+    versions = scalable.list_versions(store)
+    if as_json:
+        click.echo(json.dumps([asdict(version) for version in versions]))
+        return
+    numbers = (Column(name, justify="right", overflow="fold") for name in ("rows", "objects", "files", "MB added"))
+    table = Table("version", "date (UTC)", *numbers, "run", box=None, pad_edge=False)
+    for version in versions:
+        number = f"{version.number:04d}{' current' if version.current else ''}"
+        files = f"{version.files - version.quarantined} of {version.files}" if version.quarantined else str(version.files)
+        sizes = (f"{version.stored:,}", f"{version.objects:,}", files, f"{version.added_bytes / 1e6:,.1f}")
+        table.add_row(number, version.date[:16], *sizes, version.run_id[:8])
+    out.print(table)
+
+
+@main.command()
+@store_option
+@click.option("--keep", default=1, show_default=True, type=click.IntRange(1), help="Newest versions to keep.")
+@click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def clean(store: Path, keep: int, dry_run: bool, as_json: bool) -> None:
+    """Remove old versions of a store with their products; the current one always stays."""
+    found = scalable.expire_versions(store, keep=keep, dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps(asdict(found) | {"dry_run": dry_run}))
+        return
+    numbers = ", ".join(f"{number:04d}" for number in found.versions) or "none"
+    said = ("would be removed", "would come free") if dry_run else ("removed", "came free")
+    out.print(f"versions {said[0]}: {numbers}; {found.freed_bytes / 1e6:,.1f} MB {said[1]}")
 
 
 @main.command("help")

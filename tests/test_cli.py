@@ -39,7 +39,7 @@ def test_help_answers_at_once_and_names_every_verb() -> None:
     start = time.monotonic()
     found = subprocess.run([sys.executable, "-m", "scalable.cli", "--help"], capture_output=True, text=True, check=True)
     seconds = time.monotonic() - start
-    for verb in ("demo", "check", "run", "query", "help"):
+    for verb in ("demo", "init", "check", "plan", "run", "query", "log", "clean", "help"):
         assert f"  {verb} " in found.stdout
     assert "Examples" in found.stdout
     modules = subprocess.run(

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalable.catalog.collection import Collection, find_version, open_collection, sweep
+from scalable.catalog.collection import Collection, find_version, locked, open_collection, sweep
 from scalable.catalog.ingest import (
     BATCH_BYTES,
     BUCKET_BYTES,
@@ -22,7 +22,6 @@ from scalable.catalog.ingest import (
     canonical_ranks,
     find_inputs,
     find_suspects,
-    locked,
     map_files,
     plan_of,
     reduce_sky,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +93,7 @@ def find_version(store: Path, run_id: str) -> Collection | None:
 
     A driver killed between publishing a version and pointing at it leaves it complete: it is pointed at now.
     """
-    newest = _newest(store)
+    newest = next(iter(version_folders(store)), None)
     if newest is None or open_collection(newest).manifest["run_id"] != run_id:
         return None
     if not (store / "current").exists() or (store / "current").resolve() != newest.resolve():
@@ -98,10 +101,11 @@ def find_version(store: Path, run_id: str) -> Collection | None:
     return open_collection(store)
 
 
-def _newest(store: Path) -> Path | None:
+def version_folders(store: Path) -> list[Path]:
+    """Return the folders of all complete versions, newest first."""
     # A folder without a manifest is none of ours: versions appear whole.
     versions = [path for path in (store / "versions").glob("*") if path.name.isdigit() and (path / "manifest.json").exists()]
-    return max(versions, key=lambda path: int(path.name), default=None)
+    return sorted(versions, key=lambda path: int(path.name), reverse=True)
 
 
 def commit(store: Path, version: Path) -> Collection:
@@ -117,6 +121,22 @@ def commit(store: Path, version: Path) -> Collection:
     return open_collection(store)
 
 
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold the store's lock, which everything that changes a store takes; a killed process loses it by itself."""
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        lock = (store / "lock").open("w")
+    except OSError as error:
+        raise StoreError(f"{store}: the store cannot be written ({error}); choose another folder with --into") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{store}: another ingest or clean of this store is running; wait for it, then run again") from None
+        yield
+
+
 def sweep(store: Path, *, keep: Path | None = None) -> None:
     """Remove intermediate files of finished and abandoned runs, all but ``keep``; only under the store's lock.
 
@@ -125,10 +145,15 @@ def sweep(store: Path, *, keep: Path | None = None) -> None:
     for path in (store / "work").glob("*"):
         if path != keep and not path.name.startswith(".tmp-"):
             path.rename(path.with_name(f".tmp-{path.name}"))
+    remove_renamed(store)
+    if keep is None and (store / "work").is_dir():
+        shutil.rmtree(store / "work", ignore_errors=True)
+
+
+def remove_renamed(store: Path) -> None:
+    """Empty what this or a killed process has renamed to be removed; only under the store's lock."""
     for path in (*store.glob(".tmp-*"), *(store / "work").glob(".tmp-*")):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    if keep is None and (store / "work").is_dir():
-        shutil.rmtree(store / "work", ignore_errors=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalable.catalog.collection import Collection, find_version, sweep
+from scalable.catalog.collection import Collection, find_version, locked, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
 from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, make_batches, map_batch
 from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, density_table, row_limit
@@ -234,22 +232,6 @@ def start(work: Path, run_id: str) -> str:
         now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
         write_json(path, {"run_id": run_id, "date": now.strftime("%Y-%m-%dT%H:%M:%SZ")})
     return str(read_json(path)["date"])
-
-
-@contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the store's lock; a killed process loses it by itself."""
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        lock = (store / "lock").open("w")
-    except OSError as error:
-        raise StoreError(f"{store}: the store cannot be written ({error}); choose another folder with --into") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{store}: another ingest into this store is running; wait for it, then run again") from None
-        yield
 
 
 def silent(stage: str, done: int, total: int, size: int) -> None:

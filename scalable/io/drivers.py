@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import zlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-from scalable.errors import SurveyError, nearest
+from scalable.errors import InputError, SurveyError, nearest
 from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
 from scalable.io.reader import TableReader
+from scalable.io.regular import open_regular
 from scalable.io.votable import VOTable
 
 _READERS: dict[str, Callable[[], TableReader]] = {
@@ -26,3 +31,32 @@ def reader_for(name: str) -> TableReader:
         return _READERS[name]()
     except KeyError:
         raise SurveyError(f"files.format: {name!r} is no format we read; {nearest(name, _READERS)}") from None
+
+
+_OTHERS = {b"PAR1": "Parquet", b"\x89HDF": "HDF5"}
+
+
+def format_of(path: Path) -> str:
+    """Return the format that the first bytes of a file, compressed with gzip or not, and its name speak for."""
+    with os.fdopen(open_regular(str(path), "table"), "rb") as file:
+        begin = file.read(4096)
+        if begin.startswith(b"\x1f\x8b"):
+            file.seek(0)
+            try:
+                begin = gzip.GzipFile(fileobj=file).read(4096)
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(f"{path}: its gzip compression is damaged ({error}); fetch it again") from error
+    for magic, name in _OTHERS.items():
+        if begin.startswith(magic):
+            raise InputError(f"{path}: is {name}, which is not read yet; files.format can be {', '.join(_READERS)}")
+    if begin.startswith(b"SIMPLE  ="):
+        return "fits"
+    text = begin.decode("utf-8", "replace").lstrip("\ufeff \r\n")
+    if text.startswith("<"):
+        return "votable"
+    if text.startswith("# %ECSV"):
+        return "ecsv"
+    if "\0" in text:
+        raise InputError(f"{path}: is no table that we know; files.format can be {', '.join(_READERS)}")
+    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    return "csv" if ".csv" in path.suffixes or "," in first else "text"

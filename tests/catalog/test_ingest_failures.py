@@ -336,7 +336,7 @@ def test_of_two_ingests_at_once_the_second_is_refused_and_changes_nothing(tmp_pa
     store.mkdir()
     with (store / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(StoreError, match="store: another ingest into this store is running; wait for it"):
+        with pytest.raises(StoreError, match="store: another ingest or clean of this store is running; wait for it"):
             ingest(survey, into=store)
         assert [path.name for path in store.iterdir()] == ["lock"]
     assert ingest(survey, into=store).accounting["stored"] == 1
