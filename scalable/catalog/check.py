@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scalable.catalog.condition import parse_condition
 from scalable.catalog.ingest_reduce import detections_schema
 from scalable.catalog.light_curves import floats
-from scalable.errors import ColumnError, MissingInputError, QueryError, ScalableError, SurveyError
+from scalable.errors import ColumnError, InputError, MissingInputError, QueryError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source, TableInfo, TableReader
@@ -79,6 +79,8 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     broken: list[tuple[Source, Exception]] = []
     for number, source in enumerate(listed):
         try:
+            if source.problem:
+                raise InputError(source.problem)
             headers.append((source, reader.describe(source)))
         except (ScalableError, OSError) as error:
             broken.append((source, error))

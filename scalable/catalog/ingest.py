@@ -96,6 +96,8 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     """
     store = Path(into).absolute()
     inputs = find_inputs(survey)
+    if inside := [source.name for source in inputs.sources if Path(source.path).is_relative_to(store)]:
+        raise InputError(f"{inside[0]} lies in the store {store}: narrow files.glob, or put the store elsewhere (--into)")
     with _locked(store):
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
@@ -104,7 +106,7 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
 
 
 def find_inputs(survey: Survey) -> Inputs:
-    """Read the observation index and the sizes and times of the files; no table is opened."""
+    """Read the observation index and the sizes and times of the files; headers only where keys of observations stand there."""
     observations = read_observations(survey)
     found = tuple(sources(survey, observations))
     state = [survey.digest]

@@ -133,6 +133,8 @@ def load_record(path: Path) -> MapRecord:
 
 def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord) -> tuple[list[pa.Table], list[pa.Table]]:
     """Read one file to the end before anything of it counts: a file is stored whole or not at all."""
+    if source.problem:
+        raise InputError(source.problem)
     survey = settings.survey
     reader = reader_for(survey.files.format)
     info = reader.describe(source)

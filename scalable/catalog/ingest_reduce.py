@@ -307,7 +307,8 @@ def _objects_table(
     ranks: NDArray[np.int32],
 ) -> pa.Table:
     bands = plan.settings.survey.bands
-    band_of_rank = np.array([bands.index(band) for band in plan.observations["band"].to_pylist()], dtype=np.int64)
+    # A file that was set aside may show no band; it has no rows.
+    band_of_rank = np.array([bands.index(band) if band else -1 for band in plan.observations["band"].to_pylist()], dtype=np.int64)
     group = np.repeat(np.arange(len(ra)), np.diff(starts))
     n_band = np.bincount(group * len(bands) + band_of_rank[ranks], minlength=len(ra) * len(bands)).reshape(-1, len(bands))
     first = detections.take(starts[:-1])
