@@ -66,7 +66,7 @@ class ObservationKey(Part):
 
     @model_validator(mode="after")
     def _one_place(self) -> ObservationKey:
-        if len(self.model_fields_set) != 1 or not (self.column or self.keyword or self.value is not None):
+        if bool(self.column) + bool(self.keyword) + (self.value is not None) != 1:
             raise ValueError("give exactly one of column (of the index), keyword (of the header) and value (for all files)")
         return self
 
@@ -291,10 +291,15 @@ class Survey(Part):
     name: str = Field(alias="survey", pattern=r"^[A-Za-z][\w.-]*$", description="a short name; it names the catalogues")
     description: str = ""
     root: str = Field(description="folder with the input, absolute or relative to this file; ${NAME:-default} is expanded")
-    observations: Observations
+    observations: Observations = Observations()
     files: Files
-    bands: tuple[str, ...] = Field(min_length=1, description="every band of the survey, in order of wavelength")
-    columns: dict[str, ColumnRule]
+    bands: tuple[str, ...] = Field(
+        (), description="every band of the survey, in order of wavelength; needed where columns have the roles ra and dec"
+    )
+    columns: dict[str, ColumnRule] = Field(
+        description="what columns of the tables mean; with the roles object_id, ra and dec, or, for tables without positions, "
+        "with neither ra nor dec"
+    )
     quality: dict[str, str] = Field(default_factory=dict, description="named cuts, as SQL conditions on detections")
     store: Store = Store()
     products: Products = Products()
@@ -308,10 +313,7 @@ class Survey(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Survey:
-        for role in ("object_id", "ra", "dec"):
-            names = [name for name, rule in self.columns.items() if rule.role == role]
-            if len(names) != 1:
-                raise ValueError(f"columns: exactly one column must have role {role}, not {names or 'none'}")
+        self._check_roles()
         for name, rule in self.columns.items():
             if rule.error and rule.error not in self.columns:
                 raise ValueError(f"columns.{name}.error: no column {rule.error!r}; {nearest(rule.error, self.columns)}")
@@ -323,13 +325,24 @@ class Survey(Part):
         self._check_names()
         return self
 
+    def _check_roles(self) -> None:
+        for role in ("object_id", "ra", "dec"):
+            names = [name for name, rule in self.columns.items() if rule.role == role]
+            if len(names) > 1 or (self.has_positions and not names):
+                raise ValueError(f"columns: exactly one column must have role {role}, not {names or 'none'}")
+        if self.has_positions and not self.bands:
+            raise ValueError("bands: a survey with positions needs at least one")
+        if not self.has_positions and self.products != Products():
+            raise ValueError("products: a table without positions has none of these; give columns the roles ra and dec")
+
     def _check_observations(self) -> None:
         known = self.observations
         if bool(known.index) == bool(self.files.glob):
             which = "both are" if known.index else "neither is"
             raise ValueError(f"observations.index, with files.templates, or files.glob lists the files, but {which} given")
-        for name in ("id", "band", "mjd") if known.index else ("band", "mjd"):
-            if not known.knows(name):
+        needed = {"id": bool(known.index), "band": self.has_positions, "mjd": self.has_positions}
+        for name in needed:
+            if needed[name] and not known.knows(name):
                 more = "" if known.index else ": a keyword of the header, a value, or a group of observations.pattern"
                 raise ValueError(f"observations.{name}: this field is required and missing{more}")
 
@@ -354,6 +367,11 @@ class Survey(Part):
             if name.lower() in seen:
                 raise ValueError(f"columns: {name!r} clashes with {seen[name.lower()]!r} (SQL ignores case)")
             seen[name.lower()] = name
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the tables hold positions; if not, they are stored as plain rows."""
+        return any(rule.role in ("ra", "dec") for rule in self.columns.values())
 
     @property
     def input_root(self) -> Path:

@@ -177,7 +177,7 @@ MISTAKES = {
         2,
         r"root: the variable DEMO_ROOT is not set; run: export DEMO_ROOT=",
     ),
-    "no bands": (("[J, H]", "[]"), 7, r"bands: Tuple should have at least 1 item"),
+    "no bands": (("[J, H]", "[]"), 7, r"bands: a survey with positions needs at least one"),
     "format nobody reads": (("files:\n", "files:\n  format: fit\n"), 5, r"files\.format: Input should be 'fits'"),
     "a margin of nothing": (
         ("bands:", "store: {margin_arcsec: 0}\nbands:"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scalable.catalog.condition import parse_condition
 from scalable.catalog.ingest_reduce import detections_schema
+from scalable.catalog.ingest_rows import rows_schema
 from scalable.catalog.light_curves import floats
 from scalable.errors import ColumnError, InputError, MissingInputError, QueryError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
@@ -97,17 +98,19 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
             samples = list(_samples(reader, [source for source, _ in complete], schema, survey))
             _check_quality(survey, schema)
             found += _units(schema)
-            for look in (_angles, _precision, _counters, _ids, _duplicates, _sentinels, _errors, _classes):
+            by_object = (_duplicates, _classes) if survey.has_positions else ()
+            for look in (_angles, _precision, _counters, _ids, _sentinels, _errors, *by_object):
                 found += look(schema, samples)
     rows, size = (sum(getattr(info, name) for _, info in headers) for name in ("rows", "bytes"))
     return Checked(len(listed), rows, size, schema, tuple(f for f in found if f.name not in survey.accept))
 
 
 def _check_quality(survey: Survey, schema: Schema) -> None:
-    """Refuse a quality cut that is no condition on the columns that detections will have."""
+    """Refuse a quality cut that is no condition on the columns that will be stored."""
+    stored = detections_schema(schema) if survey.has_positions else rows_schema(schema)
     for name, condition in survey.quality.items():
         try:
-            parse_condition(condition, detections_schema(schema).to_arrow())
+            parse_condition(condition, stored.to_arrow())
         except (QueryError, ColumnError) as error:
             raise SurveyError(f"quality.{name}: {error}") from error
 
@@ -240,8 +243,7 @@ def _whole(values: NDArray[np.float64]) -> bool:
 def _ids(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
     for column in schema.by_role("object_id"):
         exact = {pa.float32(): 2.0**24, pa.float64(): 2.0**53}.get(column.dtype)
-        values = _values(samples, column.name)
-        if exact and np.nanmax(np.abs(values), initial=0.0) > exact:
+        if exact and np.nanmax(np.abs(_values(samples, column.name)), initial=0.0) > exact:
             message = f"{column.name} is {column.dtype} and exceeds {exact:.0f}: neighbouring ids become one"
             yield Finding("float-id", message, f"write {column.name} as a 64-bit integer: no setting brings lost ids back")
 

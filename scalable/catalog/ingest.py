@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,7 @@ from scalable.catalog.ingest_reduce import (
     reduce_pixels,
     settle_wide,
 )
+from scalable.catalog.ingest_rows import commit_rows, map_rows
 from scalable.cluster import run_tasks
 from scalable.errors import InputError, ScalableError, StoreError
 from scalable.io.drivers import reader_for
@@ -51,6 +53,8 @@ VOTERS = 32
 BUCKET_BYTES = 1 << 30
 """Input whose objects one task of the spread check compares."""
 
+Record = TypeVar("Record", bound=MapRecord)
+
 Progress = Callable[[str, int, int, int], None]
 """Called with stage, tasks done, tasks in all and input bytes done."""
 
@@ -68,8 +72,9 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     """Bring a survey's tables into a store; computes, on the Dask scheduler in use.
 
     Each file is read once. Rows are placed by their object's mean position, in canonical order (pixel of the object, id, band,
-    MJD, observation, source row). A file that cannot be used is set aside with its reason, the others go on. A new version
-    appears by one rename; a rerun after a crash does only what is missing and gives the same bytes.
+    MJD, observation, source row); those of tables without positions stay in the order of their files. A file that cannot be
+    used is set aside with its reason, the others go on. A new version appears by one rename; a rerun after a crash does only
+    what is missing and gives the same bytes.
 
     Parameters
     ----------
@@ -144,7 +149,7 @@ def reference_schema(survey: Survey, candidates: Sequence[Source]) -> Schema:
 
 
 def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Progress) -> Collection:
-    """Run the four stages in order."""
+    """Run the stages in order; without positions there is nothing to plan and to reduce."""
     ranks = canonical_ranks(inputs.observations)
     batches = list(make_batches(list(inputs.sources), ranks.tolist(), batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches)
@@ -152,7 +157,13 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
         survey, reference_schema(survey, inputs.sources), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES))
     )
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, _start(work, inputs.run_id))
-    records = _map(batches, settings, progress)
+    if not survey.has_positions:
+        stored = _map(map_rows, batches, settings, progress)
+        progress("commit", 0, 1, 0)
+        collection = commit_rows(run, stored)
+        progress("commit", 1, 1, 0)
+        return collection
+    records = _map(map_batch, batches, settings, progress)
     plan, pixels, wide = _plan(records, run, progress)
     reduced = _reduce(pixels, plan, progress)
     progress("commit", 0, 1, 0)
@@ -161,16 +172,18 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
     return collection
 
 
-def _map(batches: Sequence[Batch], settings: Settings, progress: Progress) -> list[MapRecord]:
+def _map(
+    task: Callable[[Batch, Settings], Record], batches: Sequence[Batch], settings: Settings, progress: Progress
+) -> list[Record]:
     size = {batch.name: batch.size_bytes for batch in batches}
     done: list[int] = []
 
-    def tell(record: MapRecord) -> None:
+    def tell(record: Record) -> None:
         done.append(size[record.name])
         progress("map", len(done), len(batches), sum(done))
 
     progress("map", 0, len(batches), 0)
-    records = run_tasks(map_batch, batches, settings, on_done=tell)
+    records = run_tasks(task, batches, settings, on_done=tell)
     if not any(record.rows for record in records):
         reasons = [entry.reason for record in records for entry in record.files if entry.reason]
         rejected = any(entry.rejected for record in records for entry in record.files)

@@ -102,9 +102,7 @@ def map_batch(batch: Batch, settings: Settings) -> MapRecord:
         try:
             good, bad = _read_file(source, rank, settings, entry)
         except (ScalableError, OSError) as error:
-            # Paths below the root, so that a store does not depend on where its input lay.
-            reason = (str(error) or type(error).__name__).replace(f"{settings.survey.root}/", "")
-            entry = FileRecord(source.observation_id, source.name, reason=reason)
+            entry = set_aside(source, error, settings.survey)
         else:
             kept += good
             rejected += bad
@@ -133,6 +131,20 @@ def load_record(path: Path) -> MapRecord:
 
 def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord) -> tuple[list[pa.Table], list[pa.Table]]:
     """Read one file to the end before anything of it counts: a file is stored whole or not at all."""
+    kept, rejected = [], []
+    for table in scan_file(source, settings, entry):
+        good, bad = _locate(table, source, rank, settings.survey, first_row=entry.rows)
+        kept.append(good)
+        rejected.append(bad)
+        entry.rejected += bad.num_rows
+    return kept, rejected
+
+
+def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator[pa.Table]:
+    """Yield a file's rows, block by block, under the survey's rules.
+
+    ``entry.rows`` counts the rows of the blocks before the one in use; its digests are there when all are yielded.
+    """
     if source.problem:
         raise InputError(source.problem)
     survey = settings.survey
@@ -141,18 +153,19 @@ def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord)
     found = stored_schema(info.schema, survey.columns, path=source.path)
     _same_columns(found, settings.schema, source)
     digest = hashlib.sha256()
-    kept, rejected = [], []
     for block in reader.scan(source, columns=info.schema.names, digest=digest):
-        table = apply_rules(block, found, survey.columns).select(settings.schema.names)
-        good, bad = _locate(table, source, rank, survey, first_row=entry.rows)
-        kept.append(good)
-        rejected.append(bad)
+        yield apply_rules(block, found, survey.columns).select(settings.schema.names)
         entry.rows += block.num_rows
-        entry.rejected += bad.num_rows
     entry.sha256 = digest.hexdigest()
     entry.header_digest = info.header_digest
     entry.size_bytes = Path(source.path).stat().st_size
-    return kept, rejected
+
+
+def set_aside(source: Source, error: Exception, survey: Survey) -> FileRecord:
+    """Return the record of a file that cannot be used, with the reason."""
+    # Paths below the root, so that a store does not depend on where its input lay.
+    reason = (str(error) or type(error).__name__).replace(f"{survey.root}/", "")
+    return FileRecord(source.observation_id, source.name, reason=reason)
 
 
 def _same_columns(found: Schema, wanted: Schema, source: Source) -> None:

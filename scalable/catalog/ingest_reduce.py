@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -367,20 +365,13 @@ def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: t
 
 
 def _save(path: Path, result: Reduced) -> None:
-    def leaf(value: Leaf | None) -> dict[str, object] | None:
-        return None if value is None else {**vars(value), "footer": base64.b64encode(value.footer).decode()}
-
     counts = {"stored": result.stored, "duplicates": result.duplicates, "nulls": result.nulls}
-    leaves = {name: leaf(getattr(result, name)) for name in MEMBERS}
+    leaves = {name: leaf and leaf.to_json() for name in MEMBERS for leaf in (getattr(result, name),)}
     write_json(path, {"pixel": [result.pixel.order, result.pixel.index], **leaves, **counts})
 
 
 def _load(path: Path) -> Reduced:
     value = read_json(path)
-
-    def leaf(entry: dict[str, Any] | None) -> Leaf | None:
-        return None if entry is None else Leaf(**{**entry, "footer": base64.b64decode(entry["footer"])})
-
     stored, duplicates = ({int(rank): n for rank, n in value[key].items()} for key in ("stored", "duplicates"))
-    leaves = {name: leaf(value[name]) for name in MEMBERS}
+    leaves = {name: value[name] and Leaf.from_json(value[name]) for name in MEMBERS}
     return Reduced(Pixel(*value["pixel"]), **leaves, stored=stored, duplicates=duplicates, nulls=value["nulls"])

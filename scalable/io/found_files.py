@@ -130,6 +130,8 @@ def _digest(path: str) -> int:
 
 
 def _check_bands(rows: Sequence[dict[str, Any]], survey: Survey) -> None:
+    if not survey.bands:
+        return
     counts = Counter(row["band"] for row in rows if row.get("band"))
     unknown = [f"{band!r} ({count} files)" for band, count in counts.items() if band not in survey.bands]
     if unknown:

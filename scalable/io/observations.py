@@ -35,10 +35,9 @@ def read_observations(survey: Survey) -> pa.Table:
     """
     if survey.files.glob:
         found = find_observations(survey).sort_by("observation_id")
-        epochs = pa.array(_epochs(found), mask=found["mjd"].is_null().to_numpy())
-        return found.add_column(found.column_names.index("path"), "epoch", epochs)
+        return found.add_column(found.column_names.index("path"), "epoch", _epochs(found))
     table = _read_index(survey)
-    table = table.append_column("epoch", pa.array(_epochs(table)))
+    table = table.append_column("epoch", _epochs(table))
     paths = [_file_name(row, survey) for row in table.to_pylist()]
     shared = next((path for path in paths if paths.count(path) > 1), None) if len(set(paths)) < len(paths) else None
     if shared:
@@ -62,6 +61,8 @@ def _read_index(survey: Survey) -> pa.Table:
     names = _column_names(survey)
     for key, source in names.items():
         columns["observation_id" if key == "id" else key] = _column(index, source, path=str(path), key=key)
+    for name, dtype in (("band", pa.string()), ("mjd", pa.float64())):
+        columns.setdefault(name, pa.chunked_array([pa.nulls(index.num_rows, dtype)]))
     for name in index.column_names:
         if name in names.values():
             continue
@@ -117,19 +118,19 @@ def _column(index: pa.Table, name: str, *, path: str, key: str) -> pa.ChunkedArr
 
 def _check(table: pa.Table, survey: Survey, *, path: str) -> None:
     for name in ("observation_id", "band", "mjd"):
-        if table[name].null_count:
+        if table[name].null_count and survey.observations.knows(name.removeprefix("observation_")):
             raise InputError(f"{path}: {table[name].null_count} rows have no {name}; every observation needs one")
     ids = table["observation_id"].to_numpy()
     repeated = ids[1:][ids[1:] == ids[:-1]]
     if len(repeated):
         raise InputError(f"{path}: observation id {repeated[0]} is given more than once; ids must be unique")
     for band in table["band"].unique().to_pylist():
-        if band not in survey.bands:
+        if survey.bands and band and band not in survey.bands:
             raise SurveyError(f"{path}: band {band!r} is not among the survey's bands; {nearest(band, survey.bands)}")
 
 
-def _epochs(table: pa.Table) -> np.ndarray:
-    """Return the rank in MJD within field and band, from 1; ties go to the smaller id."""
+def _epochs(table: pa.Table) -> pa.Array:
+    """Return the rank in MJD within field and band, from 1; ties go to the smaller id. Null where there is no MJD."""
     group = np.array(
         [f"{field}\0{band}" for field, band in zip(_fields(table), table["band"].to_pylist(), strict=True)], dtype=object
     )
@@ -138,7 +139,7 @@ def _epochs(table: pa.Table) -> np.ndarray:
     seen: dict[str, int] = {}
     for row in order:
         seen[group[row]] = epochs[row] = seen.get(group[row], 0) + 1
-    return epochs
+    return pa.array(epochs, mask=table["mjd"].is_null().to_numpy())
 
 
 def _fields(table: pa.Table) -> list[object]:
