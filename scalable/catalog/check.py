@@ -92,7 +92,7 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     if headers:
         complete = [pair for pair in headers if not [name for name in survey.columns if name not in pair[1].schema]]
         found += _columns(headers, complete, survey)
-        found += _filters(headers)
+        found += _filters(headers, survey)
         if complete:
             schema = stored_schema(complete[0][1].schema, survey.columns, path=complete[0][0].path)
             samples = list(_samples(reader, [source for source, _ in complete], schema, survey))
@@ -168,12 +168,13 @@ def _columns(
         yield Finding("different-columns", message, _accept("different-columns"))
 
 
-def _filters(headers: Sequence[tuple[Source, TableInfo]]) -> Iterator[Finding]:
+def _filters(headers: Sequence[tuple[Source, TableInfo]], survey: Survey) -> Iterator[Finding]:
     odd = []
     for source, info in headers:
         keyword = str(info.keywords.get("FILTER", "")).strip()
+        keyword = survey.observations.bands_as.get(keyword, keyword)
         # Long filter names such as "g DECam SDSS c0001" begin with the band.
-        if keyword and keyword.split()[0].lower() != source.band.lower():
+        if keyword and source.band and keyword.split()[0].lower() != source.band.lower():
             odd.append(f"{source.path} (FILTER {keyword!r}, index {source.band!r})")
     if odd:
         yield Finding("filter-header", f"{len(odd)} files: {_list(odd, 3)}", f"correct the index, or {_accept('filter-header')}")

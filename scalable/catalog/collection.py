@@ -54,9 +54,9 @@ class Collection:
 
     def _member(self, name: str, there: bool) -> Catalog:
         if not there:
-            kind, other = ("no ", "rows") if not self.has_positions else ("", "objects or detections")
+            why, instead = ("", "objects or detections") if self.has_positions else ("no ", "rows")
             raise StoreError(
-                f"{self.manifest['survey']}: its tables have {kind}positions, so there is no {name}; ask for {other}"
+                f"{self.manifest['survey']}: its tables have {why}positions, so there is no {name}; ask for {instead}"
             )
         return open_catalog(self.path / name)
 

@@ -40,9 +40,9 @@ def by_glob(folder: Path, observations: dict[str, object], glob: str = "tables/*
     return open_survey(path)
 
 
-def with_time(folder: Path, observation: Observation) -> None:
+def with_time(folder: Path, observation: Observation, band: str = "") -> None:
     assert observation.table is not None
-    header = {"FILTER": observation.band, "MJD-OBS": observation.mjd}
+    header = {"FILTER": band or observation.band, "MJD-OBS": observation.mjd}
     write_fits(observation.table, folder / observation.path, header)
 
 
@@ -79,6 +79,16 @@ def test_a_file_whose_header_lacks_a_key_is_set_aside_and_comes_in_under_its_id_
     second = ingest(survey, into=tmp_path / "store")
     assert (second.accounting["stored"], second.accounting["quarantined"]) == (5, 0)
     assert second.observations["observation_id"].equals(first.observations["observation_id"])
+
+
+def test_a_filter_text_that_the_survey_explains_is_no_contradiction(tmp_path: Path) -> None:
+    write_survey(tmp_path, FILES)
+    for file in FILES:
+        with_time(tmp_path, file, band={"J": "J", "Ks": "2.2 micron"}[file.band])
+    found = check(by_glob(tmp_path, KEYS | {"bands_as": {"2.2 micron": "Ks"}})).findings
+    assert "filter-header" not in [finding.name for finding in found]
+    wrong = {"band": {"value": "J"}, "mjd": {"value": 1}}
+    assert "filter-header" in [finding.name for finding in check(by_glob(tmp_path, wrong)).findings]
 
 
 def test_a_night_added_later_changes_no_row_of_the_nights_before(tmp_path: Path) -> None:

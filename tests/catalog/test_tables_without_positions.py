@@ -96,6 +96,7 @@ def test_a_real_training_set_comes_back_as_another_reader_gives_it(data: Path, t
     first = known.names[0]
     limit = float(np.median(expected[:, 0]))
     answer = scalable.sql(found, f'SELECT count(*) AS n, sum("{first}") AS total FROM rows WHERE "{first}" > {limit}').compute()
+    assert scalable.sql(found, f'SELECT "{first}" FROM {path.stem}').compute()[first].equals(table[first])
     chosen = expected[expected[:, 0] > limit, 0]
     assert answer["n"].to_pylist() == [len(chosen)]
     assert answer["total"][0].as_py() == pytest.approx(chosen.sum())
@@ -173,6 +174,7 @@ def test_rows_come_back_in_the_order_of_the_files_with_nulls_states_and_units(tm
         {"path": f"{n}.csv", "rows": size, "rows_stored": size, "band": None, "mjd": None, "epoch": None}
         for n, size in ((1, 25), (2, 0), (3, 7))
     ]
+    assert pq.read_table(found.path / "rows").num_rows == 32
     check_rows(found)
 
 
