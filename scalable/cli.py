@@ -274,7 +274,8 @@ def _summary(report: Any) -> None:
         count = collection.accounting
         out.print(
             f"{count['read']:,} rows read = {count['stored']:,} stored + {count['rejected']:,} rejected; "
-            f"{count['files'] - count['quarantined']} of {count['files']} files; {count['objects']:,} objects"
+            f"{count['files'] - count['quarantined']} of {count['files']} files"
+            + (f"; {count['objects']:,} objects" if collection.has_positions else "")
         )
         if count["quarantined"]:
             out.print(f"[yellow]{count['quarantined']} files set aside, see[/] {collection.path / 'quarantine.csv'}")
@@ -291,9 +292,10 @@ def _summary(report: Any) -> None:
         out.print(f"digest of the survey {collection.manifest['survey_digest'][:16]}", style="dim")
     if report.page:
         out.print(f"\nopen the page      {report.page.as_uri()}", soft_wrap=True)
-        out.print(f'ask a question     scalable query "SELECT count(*) FROM objects" --store {report.store}', soft_wrap=True)
-        path = collection.path / "objects"
-        out.print(f'with LSDB          lsdb.open_catalog("{path}")', soft_wrap=True)
+        view = "objects" if collection.has_positions else "rows"
+        out.print(f'ask a question     scalable query "SELECT count(*) FROM {view}" --store {report.store}', soft_wrap=True)
+        if collection.has_positions:
+            out.print(f'with LSDB          lsdb.open_catalog("{collection.path / view}")', soft_wrap=True)
         out.print(f'with pandas        pandas.read_parquet("{collection.path / "observations.parquet"}")', soft_wrap=True)
     out.print("seconds            " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.seconds.items()))
 

@@ -144,9 +144,10 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         else:
             write_catalog(recipe(), path)
     progress("products", len(recipes), len(recipes), 0)
-    preview = folder / "objects_preview.fits"
+    name = "objects" if collection.has_positions else "rows"
+    preview = folder / f"{name}_preview.fits"
     if not preview.exists():
-        write_preview(collection.objects.head(PREVIEW_ROWS), preview)
+        write_preview(getattr(collection, name).head(PREVIEW_ROWS), preview)
 
 
 def _calibrated(collection: Collection, band: str, flux: str, folder: Path) -> Catalog:
@@ -177,7 +178,7 @@ def list_products(store: Path) -> list[Product]:
     """Return what a store holds: members of the current version, products made from it, and the page."""
     collection = open_collection(store)
     folder = store / "products" / collection.path.name
-    paths = [collection.path / "objects", collection.path / "detections", collection.path / "observations.parquet"]
+    paths = [collection.path / name for name in ("objects", "detections", "rows", "observations.parquet")]
     paths += sorted(path for path in folder.glob("*") if not path.name.startswith(".") and path.name != "recipe.json")
     paths += [store / "report.html"]
     return [Product(path.name, path, _rows(path), _size(path)) for path in paths if path.exists()]

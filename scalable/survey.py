@@ -7,7 +7,7 @@ import json
 import os
 import re
 import string
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -56,16 +56,83 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ObservationIndex(Part):
-    """Which file lists the observations, and which of its columns say what."""
+def _bare_column(value: Any) -> Any:
+    return ({"column": value} if value else None) if isinstance(value, str) else value
 
-    index: str = Field(description="CSV file with one row per catalogue file, relative to root")
-    id: str = Field(description="column with the observation's integer id")
-    field: str = Field("", description="column with the name or number of the field")
-    band: str = Field(description="column with the filter")
-    mjd: str = Field(description="column with the modified Julian date [d]")
-    exposure_s: str = Field("", description="column with the exposure time [s]")
-    airmass: str = Field("", description="column with the airmass")
+
+class ObservationKey(Part):
+    """Where one key of an observation stands: a column of the index, a keyword of the header, or here (one of the three)."""
+
+    column: str = Field("", description="column of observations.index; a bare name means the same")
+    keyword: str = Field("", description="keyword in the header of the file, for example FILTER or MJD-OBS")
+    value: str | int | float | None = Field(None, description="the same value for all files")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ObservationKey:
+        if bool(self.column) + bool(self.keyword) + (self.value is not None) != 1:
+            raise ValueError("give exactly one of column (of the index), keyword (of the header) and value (for all files)")
+        return self
+
+
+Key = Annotated[ObservationKey | None, BeforeValidator(_bare_column)]
+KEYS = ("id", "field", "band", "mjd", "exposure_s", "airmass")
+"""What is known of an observation beside its file."""
+
+
+class Observations(Part):
+    """What is known of each file: an index with one row per file says it, or with files.glob its own header or name."""
+
+    index: str = Field("", description="CSV file with one row per catalogue file, relative to root; without it, set files.glob")
+    pattern: str = Field(
+        "",
+        description="with files.glob: a regular expression that is searched in the path below root, with groups called like the "
+        "fields here, for example (?P<band>[a-z])_(?P<mjd>[0-9.]+)\\.csv; a group (?P<id>[0-9]+) gives the integer id, and "
+        "without it the id is a digest of the path: both stay when files are added",
+    )
+    id: Key = Field(None, description="column with the observation's integer id")
+    field: Key = Field(None, description="name or number of the field")
+    band: Key = Field(None, description="filter")
+    mjd: Key = Field(None, description="modified Julian date [d]")
+    exposure_s: Key = Field(None, description="exposure time [s]")
+    airmass: Key = Field(None, description="airmass")
+    bands_as: dict[str, str] = Field(
+        default_factory=dict, description='band that a FILTER text means, for example {"r DECam SDSS c0002 6415.0 1480.0": r}'
+    )
+
+    def given(self) -> dict[str, ObservationKey]:
+        """Return the keys that stand under their own names here."""
+        return {name: key for name in KEYS if (key := getattr(self, name))}
+
+    def knows(self, name: str) -> bool:
+        """Return whether a key is given here or by a group of the pattern."""
+        return name in self.given() or name in re.compile(self.pattern).groupindex
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Observations:
+        try:
+            groups = re.compile(self.pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"pattern: {self.pattern!r} is no regular expression: {error}") from None
+        for name in groups:
+            if name not in KEYS:
+                raise ValueError(f"pattern: a group is called {name!r}; {nearest(name, KEYS)}")
+        if self.pattern and not groups:
+            raise ValueError(f"pattern: {self.pattern!r} has no named group such as (?P<band>[a-z]); choices: {', '.join(KEYS)}")
+        if self.index and self.pattern:
+            raise ValueError("pattern: with an index, name its columns; a pattern goes with files.glob")
+        for name, key in self.given().items():
+            if name in groups:
+                raise ValueError(f"{name}: is given here and by a group of pattern; keep one")
+            if self.index and not key.column:
+                raise ValueError(f"{name}: with an index, name its column")
+            if not self.index and name == "id":
+                raise ValueError("id: without an index, a group (?P<id>[0-9]+) of pattern gives it, or else a digest of the path")
+            if not self.index and key.column:
+                raise ValueError(
+                    f"{name}: {key.column!r} names a column, but there is no index; write {{keyword: {key.column}}} for a "
+                    f"keyword of the header, or {{value: {key.column}}} for a constant"
+                )
+        return self
 
 
 class Template(Part):
@@ -87,7 +154,26 @@ class Files(Part):
 
     format: Literal["fits", "csv", "text", "ecsv", "votable"] = Field("fits", description="format of the tables")
     hdu: int = Field(1, ge=0, description="number of the extension that holds the table; of a VOTable, which table, from 1")
-    templates: tuple[Template, ...] = Field(description="file names; the first whose bands fit is taken")
+    templates: tuple[Template, ...] = Field(
+        (), description="with observations.index: file names; the first whose bands fit is taken"
+    )
+    glob: str = Field(
+        "",
+        description="without an index: which files to read, relative to root, for example night*/**/*.fits; ** stands for any "
+        "folders, hidden files are left out, links out of root are refused. Each file is one observation; its band and MJD stand "
+        "in its header, observations: {band: {keyword: FILTER}, mjd: {keyword: MJD-OBS}}, or in its name, observations.pattern",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Files:
+        if bool(self.templates) == bool(self.glob):
+            raise ValueError("give either templates (with observations.index) or glob (without it)")
+        parts = PurePosixPath(self.glob).parts
+        if self.glob.startswith("/") or ".." in parts:
+            raise ValueError(f"glob: {self.glob!r} must stay below root: no leading / and no ..")
+        if any("**" in part and part != "**" for part in parts):
+            raise ValueError(f"glob: in {self.glob!r}, ** must stand between slashes: it means any folders")
+        return self
 
 
 class NullRule(Part):
@@ -231,10 +317,15 @@ class Survey(Part):
     name: str = Field(alias="survey", pattern=r"^[A-Za-z][\w.-]*$", description="a short name; it names the catalogues")
     description: str = ""
     root: str = Field(description="folder with the input, absolute or relative to this file; ${NAME:-default} is expanded")
-    observations: ObservationIndex
+    observations: Observations = Observations()
     files: Files
-    bands: tuple[str, ...] = Field(min_length=1, description="every band of the survey, in order of wavelength")
-    columns: dict[str, ColumnRule]
+    bands: tuple[str, ...] = Field(
+        (), description="every band of the survey, in order of wavelength; needed where columns have the roles ra and dec"
+    )
+    columns: dict[str, ColumnRule] = Field(
+        description="what columns of the tables mean; with the roles object_id, ra and dec, or, for tables without positions, "
+        "with neither ra nor dec"
+    )
     quality: dict[str, str] = Field(default_factory=dict, description="named cuts, as SQL conditions on detections")
     store: Store = Store()
     products: Products = Products()
@@ -248,28 +339,51 @@ class Survey(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Survey:
-        for role in ("object_id", "ra", "dec"):
-            names = [name for name, rule in self.columns.items() if rule.role == role]
-            if len(names) != 1:
-                raise ValueError(f"columns: exactly one column must have role {role}, not {names or 'none'}")
+        self._check_roles()
         for name, rule in self.columns.items():
             if rule.error and rule.error not in self.columns:
                 raise ValueError(f"columns.{name}.error: no column {rule.error!r}; {nearest(rule.error, self.columns)}")
         for name in (self.products.magnitude, self.products.flux):
             if name and name not in self.columns:
                 raise ValueError(f"products: no column {name!r}; {nearest(name, self.columns)}")
+        self._check_observations()
         self._check_bands()
         self._check_names()
         return self
 
+    def _check_roles(self) -> None:
+        for role in ("object_id", "ra", "dec"):
+            names = [name for name, rule in self.columns.items() if rule.role == role]
+            if len(names) > 1 or (self.has_positions and not names):
+                raise ValueError(f"columns: exactly one column must have role {role}, not {names or 'none'}")
+        if self.has_positions and not self.bands:
+            raise ValueError("bands: a survey with positions needs at least one")
+        if not self.has_positions and self.products != Products():
+            raise ValueError("products: a table without positions has none of these; give columns the roles ra and dec")
+
+    def _check_observations(self) -> None:
+        known = self.observations
+        if bool(known.index) == bool(self.files.glob):
+            which = "both are" if known.index else "neither is"
+            raise ValueError(f"observations.index, with files.templates, or files.glob lists the files, but {which} given")
+        needed = {"id": bool(known.index), "band": self.has_positions, "mjd": self.has_positions}
+        for name in needed:
+            if needed[name] and not known.knows(name):
+                more = "" if known.index else ": a keyword of the header, a value, or a group of observations.pattern"
+                raise ValueError(f"observations.{name}: this field is required and missing{more}")
+
     def _check_bands(self) -> None:
-        named = [band for template in self.files.templates for band in template.bands]
-        named += [band for pair in self.products.colours for band in pair]
-        named += [self.products.variability.band] if self.products.variability else []
-        named += self.products.bright.bands if self.products.bright else ()
-        for band in named:
-            if band not in self.bands:
-                raise ValueError(f"no band {band!r}; {nearest(band, self.bands)}")
+        named = {
+            "files.templates": [band for template in self.files.templates for band in template.bands],
+            "observations.bands_as": self.observations.bands_as.values(),
+            "products.colours": [band for pair in self.products.colours for band in pair],
+            "products.variability.band": [self.products.variability.band] if self.products.variability else [],
+            "products.bright.bands": self.products.bright.bands if self.products.bright else [],
+        }
+        for where, bands in named.items():
+            for band in bands:
+                if band not in self.bands:
+                    raise ValueError(f"{where}: no band {band!r}; {nearest(band, self.bands)}")
 
     def _check_names(self) -> None:
         # SQL does not tell upper from lower case, so two names may not differ by case alone.
@@ -279,6 +393,11 @@ class Survey(Part):
             if name.lower() in seen:
                 raise ValueError(f"columns: {name!r} clashes with {seen[name.lower()]!r} (SQL ignores case)")
             seen[name.lower()] = name
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the tables hold positions; if not, they are stored as plain rows."""
+        return any(rule.role in ("ra", "dec") for rule in self.columns.values())
 
     @property
     def input_root(self) -> Path:
@@ -387,11 +506,12 @@ def _line_numbers(node: yaml.Node, path: Path) -> dict[tuple[str | int, ...], in
 
 def _explain(detail: Any, lines: dict[tuple[str | int, ...], int], path: Path) -> str:
     location = tuple(detail["loc"])
-    known = location
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    # What a check of several fields says begins with the field at fault.
+    known = location + tuple(message.partition(": ")[0].split("."))
     while known not in lines and known:
         known = known[:-1]
     where = ".".join(str(part) for part in location)
-    message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         choices = field_names(location[:-1])
         message = f"no such field; {nearest(str(location[-1]), choices)}"
@@ -409,7 +529,8 @@ def model_at(location: tuple[str | int, ...]) -> type[Part] | None:
     """Return the part of the description that stands at a location such as ``("columns", "Ra")``, or None."""
     parts: dict[tuple[str, ...], type[Part]] = {
         (): Survey,
-        ("observations",): ObservationIndex,
+        ("observations",): Observations,
+        **{("observations", name): ObservationKey for name in KEYS},
         ("files",): Files,
         ("files", "templates", "*"): Template,
         ("columns", "*"): ColumnRule,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from scalable.errors import ColumnError, InputError, SurveyError
-from scalable.survey import ColumnRule, Part, Survey, field_names, model_at, open_survey
+from scalable.survey import KEYS, ColumnRule, ObservationKey, Part, Survey, field_names, model_at, open_survey
 
 GOOD = """\
 survey: Demo
@@ -54,6 +54,84 @@ def test_a_good_description_says_what_it_said(write) -> None:
     assert survey.store.margin_arcsec == 5.0
 
 
+INDEX = "{index: obs.csv, id: Id, field: FieldID, band: Filter, mjd: MJD}"
+TEMPLATES = "  templates:\n    - path: F{FieldID}-{Filter}-E{epoch:03d}.fits\n"
+
+
+@pytest.fixture
+def write_glob(write):
+    """Write a description whose files a glob finds."""
+
+    def write_glob(observations: str, glob: str = "*.fits") -> Path:
+        return write((INDEX, observations), (TEMPLATES, f"  glob: '{glob}'\n"))
+
+    return write_glob
+
+
+def test_keys_of_files_that_a_glob_finds_stand_in_headers_names_or_the_description(write_glob) -> None:
+    text = "{band: {keyword: FILTER}, field: {value: 3}, pattern: '(?P<id>[0-9]+)-(?P<mjd>[0-9.]+)', bands_as: {Ks: J}}"
+    known = open_survey(write_glob(text)).observations
+    assert known.given() == {"field": ObservationKey(value=3), "band": ObservationKey(keyword="FILTER")}
+    assert [name for name in KEYS if known.knows(name)] == ["id", "field", "band", "mjd"]
+
+
+def test_a_bare_name_of_a_column_and_a_column_key_are_one_rule(write) -> None:
+    assert open_survey(write(("band: Filter", "band: {column: Filter}"))).digest == open_survey(write()).digest
+
+
+GLOB_MISTAKES = {
+    "neither band nor mjd": ("{}", "observations.band: this field is required and missing: a keyword of the header, a value"),
+    "no mjd": ("{band: {value: J}}", "observations.mjd: this field is required and missing"),
+    "a bare name": ("{band: FILTER, mjd: {value: 1}}", r"band: 'FILTER' names a column, .*write {keyword: FILTER}"),
+    "an id in the header": ("{id: {keyword: EXPNUM}}", r"id: without an index, a group \(\?P<id>"),
+    "two places": ("{band: {keyword: A, value: J}}", r"observations\.band: give exactly one of column .*, keyword .* and value"),
+    "no place": ("{band: {}}", r"observations\.band: give exactly one of"),
+    "an unknown place": ("{band: {keywrd: A}}", r"observations\.band\.keywrd: no such field; did you mean 'keyword'\?"),
+    "no expression": ("{pattern: '(?P<band>'}", r"pattern: '\(\?P<band>' is no regular expression: missing \)"),
+    "an unknown group": ("{pattern: '(?P<bands>x)'}", r"pattern: a group is called 'bands'; did you mean 'band'\?"),
+    "no group": ("{pattern: x}", "pattern: 'x' has no named group such as"),
+    "given twice": ("{pattern: '(?P<band>x)', band: {value: J}}", "band: is given here and by a group of pattern; keep one"),
+    "an unknown band": (
+        "{band: {value: J}, mjd: {value: 1}, bands_as: {x: K}}",
+        r"observations\.bands_as: no band 'K'; choices: J, H",
+    ),
+    "an index too": (INDEX, "files.glob lists the files, but both are given"),
+}
+
+
+@pytest.mark.parametrize("case", GLOB_MISTAKES)
+def test_a_mistake_in_the_keys_of_found_files_is_answered_with_line_field_and_choices(write_glob, case: str) -> None:
+    text, message = GLOB_MISTAKES[case]
+    path = write_glob(text)
+    with pytest.raises(SurveyError, match=message) as caught:
+        open_survey(path)
+    assert str(caught.value).startswith(f"{path}:3: ")
+
+
+@pytest.mark.parametrize(
+    ("glob", "line", "message"),
+    [
+        ("/data/*.fits", 5, "glob: '/data/\\*.fits' must stay below root"),
+        ("../*.fits", 5, "must stay below root: no leading / and no .."),
+        ("a/../../*.fits", 5, "must stay below root"),
+        ("a**/*.fits", 5, r"\*\* must stand between slashes"),
+        ("", 4, "give either templates .with observations.index. or glob"),
+    ],
+)
+def test_a_glob_that_leaves_the_root_or_means_nothing_is_refused(write_glob, glob: str, line: int, message: str) -> None:
+    with pytest.raises(SurveyError, match=rf"survey.yaml:{line}: files: .*{message}"):
+        open_survey(write_glob("{band: {value: J}, mjd: {value: 1}}", glob))
+
+
+def test_templates_without_an_index_are_refused(write) -> None:
+    with pytest.raises(SurveyError, match="files.glob lists the files, but neither is given"):
+        open_survey(write((INDEX, "{band: {value: J}, mjd: {value: 1}}")))
+    with pytest.raises(SurveyError, match=r"yaml:3: observations: band: with an index, name its column"):
+        open_survey(write(("band: Filter", "band: {keyword: FILTER}")))
+    with pytest.raises(SurveyError, match=r"yaml:3: observations: pattern: with an index, name its columns"):
+        open_survey(write(("band: Filter", "band: Filter, pattern: '(?P<field>a)'")))
+
+
 MISTAKES = {
     "unknown field": (
         ("bands:", "licence: CC0\nbands:"),
@@ -83,23 +161,23 @@ MISTAKES = {
     "missing field": (("id: Id, ", ""), 3, r"observations\.id: this field is required and missing"),
     "key twice": (("  FluxErr: {", "  Ra: {"), 13, r"'Ra' is given twice, first in line 10"),
     "key twice in a flow": (("{role: ra, ", "{role: ra, role: dec, "), 10, r"'role' is given twice, first in line 10"),
-    "role twice": (("{role: flux_err}", "{role: ra}"), 1, r"exactly one column must have role ra, not \['Ra', 'FluxErr'\]"),
-    "role missing": (("{role: dec, ", "{role: value, "), 1, r"exactly one column must have role dec, not none"),
-    "unknown error column": (("error: FluxErr", "error: FlxErr"), 1, r"columns\.Flux\.error: no column 'FlxErr'; did you mean"),
+    "role twice": (("{role: flux_err}", "{role: ra}"), 8, r"exactly one column must have role ra, not \['Ra', 'FluxErr'\]"),
+    "role missing": (("{role: dec, ", "{role: value, "), 8, r"exactly one column must have role dec, not none"),
+    "unknown error column": (("error: FluxErr", "error: FlxErr"), 12, r"columns\.Flux\.error: no column 'FlxErr'; did you mean"),
     "attribute in a name": (("{FieldID}", "{FieldID.__class__}"), 6, r"only plain column names .* not 'FieldID.__class__'"),
     "item in a name": (("{FieldID}", "{FieldID[0]}"), 6, r"only plain column names .* not 'FieldID\[0\]'"),
     "conversion in a name": (("{FieldID}", "{FieldID!r}"), 6, r"only plain column names and epoch may stand in braces"),
     "number as a name": (("{FieldID}", "{0}"), 6, r"only plain column names .* not '0'"),
     "open brace": (("{FieldID}", "{{FieldID}"), 6, r"files\.templates\.0: Single '}' encountered in format string"),
-    "case clash": (("  FluxErr: {", "  FLUX: {}\n  FluxErr: {"), 1, r"'FLUX' clashes with 'Flux' \(SQL ignores case\)"),
+    "case clash": (("  FluxErr: {", "  FLUX: {}\n  FluxErr: {"), 8, r"'FLUX' clashes with 'Flux' \(SQL ignores case\)"),
     "clash with what is stored": (
         ("  FluxErr: {", "  MJD: {}\n  FluxErr: {"),
-        1,
+        8,
         r"'MJD' clashes with 'mjd' \(SQL ignores case\)",
     ),
     "clash with a conversion": (
         ("RADIANS}\n  Dec", "rad, convert: {name: dec, unit: deg}}\n  Dec"),
-        1,
+        8,
         r"'dec' clashes with 'Dec'",
     ),
     "unset variable": (
@@ -107,7 +185,7 @@ MISTAKES = {
         2,
         r"root: the variable DEMO_ROOT is not set; run: export DEMO_ROOT=",
     ),
-    "no bands": (("[J, H]", "[]"), 7, r"bands: Tuple should have at least 1 item"),
+    "no bands": (("[J, H]", "[]"), 7, r"bands: a survey with positions needs at least one"),
     "format nobody reads": (("files:\n", "files:\n  format: fit\n"), 5, r"files\.format: Input should be 'fits'"),
     "a margin of nothing": (
         ("bands:", "store: {margin_arcsec: 0}\nbands:"),
@@ -272,7 +350,7 @@ def _inner(annotation: object) -> list[tuple[type[Part], tuple[str | int, ...]]]
 
 def test_every_part_of_the_description_is_found_at_its_location() -> None:
     parts = parts_of(Survey)
-    assert len(parts) == 14
+    assert len(parts) == 20
     for location, part in parts.items():
         assert model_at(location) is part, location
         assert field_names(location) == sorted(info.alias or name for name, info in part.model_fields.items())

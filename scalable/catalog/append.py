@@ -42,7 +42,7 @@ from scalable.catalog.ingest_base import (
     stored_columns,
 )
 from scalable.catalog.ingest_commit import Carried, Run, commit_version
-from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, make_batches
+from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, make_batches, map_batch
 from scalable.catalog.ingest_plan import count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import WIDE, settle_wide
 from scalable.cluster import run_tasks
@@ -158,7 +158,7 @@ def _run(
     size = sum(batch.size_bytes for batch in batches) + before.accounting["input_bytes"]
     settings = Settings(survey, stored_columns(before, survey), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES)))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
-    records = map_files(batches, settings, progress)
+    records = map_files(map_batch, batches, settings, progress)
     files = [entry for record in records for entry in record.files]
     if all(entry.reason for entry in files):
         raise InputError(f"none of the {len(files)} new files can be used; the first reason: {files[0].reason}")

@@ -143,6 +143,7 @@ def join_bands(
     ColumnError, ValueError
         If a band or value does not exist, a value to be weighted has no error column, or ``pick`` or ``how`` is unknown.
     """
+    catalog.need_positions("join_bands")
     wanted = tuple(bands) if bands is not None else catalog.bands
     for band in wanted:
         if band not in catalog.bands:

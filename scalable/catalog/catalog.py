@@ -17,6 +17,7 @@ from scalable.catalog.condition import parse_condition
 from scalable.catalog.history import about, history_of, recorded, shown
 from scalable.catalog.steps import NO_LOADER, Chain, LeafLoader, Select, Step, continue_partition, load_partition
 from scalable.errors import ColumnError, StoreError, nearest, require
+from scalable.io.blocks import holds_blocks, read_blocks
 from scalable.io.layout import LeafInfo, read_layout
 from scalable.schema import Schema
 
@@ -146,6 +147,21 @@ class Catalog(DaskMethodsMixin):
         schema = recorded(step.output(self.schema), self.history, step.name, step.parameters())
         return Catalog(chain, self.partitions, schema, self.title, self.graph)
 
+    def need_positions(self, verb: str) -> None:
+        """Raise where the rows are not placed on the sky by object.
+
+        Raises
+        ------
+        ColumnError
+            Naming the verb.
+        """
+        missing = [role for role in ("ra", "dec") if not self.columns.by_role(role)]
+        if missing or any(not leaf.on_sky for leaf in self.leaves):
+            raise ColumnError(
+                f"{verb} needs positions, and {self.title} has none; where(), select() and sql() work on it, and tables with "
+                "positions are ingested by giving columns the roles ra and dec"
+            )
+
     def repartition(self, npartitions: int) -> Catalog:
         """Return the same rows cut into at most ``npartitions`` runs of whole leaves; nothing is computed."""
         if not self.leaves:
@@ -207,6 +223,7 @@ class Catalog(DaskMethodsMixin):
         StoreError
             If something is pending: LSDB reads what is on disk, so write it first.
         """
+        self.need_positions("to_lsdb")
         if self.chain.steps or not isinstance(self.chain.loader, LeafLoader):
             raise StoreError(f"{self.title} has pending steps; write_catalog() it and open the result with to_lsdb()")
         root = Path(self.chain.loader.root)
@@ -247,18 +264,19 @@ class Catalog(DaskMethodsMixin):
 
     def _extent(self) -> str:
         rows = "unknown number of" if self.rows is None else f"{self.rows:,}"
-        area = sum(41252.96 / (12 * 4**leaf.pixel.order) for leaf in self.leaves)
-        sky = f", {len(self.leaves)} leaves, {area:,.2f} square degrees of pixels" if self.leaves else ""
+        area = sum(41252.96 / (12 * 4**leaf.pixel.order) for leaf in self.leaves if leaf.on_sky)
+        sky = f", {len(self.leaves)} leaves" if self.leaves else ""
+        sky += f", {area:,.2f} square degrees of pixels" if area else ""
         return f"{rows} rows, {len(self.schema)} columns, {self.npartitions} partitions{sky}"
 
 
 def open_catalog(path: str | Path, *, columns: Sequence[str] | None = None) -> Catalog:
-    """Open a HATS catalogue or collection; only its metadata are read.
+    """Open a HATS catalogue or collection, or a store's rows without positions; only its metadata are read.
 
     Parameters
     ----------
     path : str or Path
-        Folder with ``hats.properties`` or ``collection.properties``.
+        Folder with ``hats.properties`` or ``collection.properties``, or the folder ``rows`` of a version.
     columns : sequence of str, optional
         Columns to keep; by default all. Only columns that are used are ever read.
 
@@ -272,7 +290,8 @@ def open_catalog(path: str | Path, *, columns: Sequence[str] | None = None) -> C
     StoreError
         If the folder is no HATS catalogue.
     """
-    layout = read_layout(Path(path).absolute())
+    path = Path(path).absolute()
+    layout = read_blocks(path) if holds_blocks(path) else read_layout(path)
     total = sum(leaf.decoded_bytes for leaf in layout.leaves)
     size = min(PARTITION_BYTES, max(SMALL_PARTITION_BYTES, total / 16))
     catalog = Catalog(Chain(LeafLoader(str(layout.path))), _cut(layout.leaves, size), layout.schema, layout.name)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from scalable.catalog.condition import parse_condition
 from scalable.catalog.ingest_reduce import detections_schema
+from scalable.catalog.ingest_rows import rows_schema
 from scalable.catalog.light_curves import floats
-from scalable.errors import ColumnError, MissingInputError, QueryError, ScalableError, SurveyError
+from scalable.errors import ColumnError, InputError, MissingInputError, QueryError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source, TableInfo, TableReader
@@ -88,6 +89,8 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     broken: list[tuple[Source, Exception]] = []
     for number, source in enumerate(listed):
         try:
+            if source.problem:
+                raise InputError(source.problem)
             headers.append((source, reader.describe(source)))
         except (ScalableError, OSError) as error:
             broken.append((source, error))
@@ -98,23 +101,25 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     if headers:
         complete = [pair for pair in headers if not [name for name in survey.columns if name not in pair[1].schema]]
         found += _columns(headers, complete, survey)
-        found += [*_filters(headers), *_titles(headers)]
+        found += [*_filters(headers, survey), *_titles(headers)]
         if complete:
             schema = stored_schema(complete[0][1].schema, survey.columns, path=complete[0][0].path)
             samples = list(_samples(reader, [source for source, _ in complete], schema, survey))
             _check_quality(survey, schema)
             found += [*_units(schema, survey), *_spellings(schema, survey), *_nested(schema), *_meanings(schema, samples, survey)]
-            for look in (_angles, _precision, _counters, _ids, _duplicates, _sentinels, _errors, _classes):
+            by_object = (_duplicates, _classes) if survey.has_positions else ()
+            for look in (_angles, _precision, _counters, _ids, _sentinels, _errors, *by_object):
                 found += look(schema, samples)
     rows, size = (sum(getattr(info, name) for _, info in headers) for name in ("rows", "bytes"))
     return Checked(len(listed), rows, size, schema, tuple(f for f in found if f.name not in survey.accept))
 
 
 def _check_quality(survey: Survey, schema: Schema) -> None:
-    """Refuse a quality cut that is no condition on the columns that detections will have."""
+    """Refuse a quality cut that is no condition on the columns that will be stored."""
+    stored = detections_schema(schema) if survey.has_positions else rows_schema(schema)
     for name, condition in survey.quality.items():
         try:
-            parse_condition(condition, detections_schema(schema).to_arrow())
+            parse_condition(condition, stored.to_arrow())
         except (QueryError, ColumnError) as error:
             raise SurveyError(f"quality.{name}: {error}") from error
 
@@ -178,12 +183,13 @@ def _columns(
         yield Finding("different-columns", message, _accept("different-columns"))
 
 
-def _filters(headers: Sequence[tuple[Source, TableInfo]]) -> Iterator[Finding]:
+def _filters(headers: Sequence[tuple[Source, TableInfo]], survey: Survey) -> Iterator[Finding]:
     odd = []
     for source, info in headers:
         keyword = str(info.keywords.get("FILTER", "")).strip()
+        keyword = survey.observations.bands_as.get(keyword, keyword)
         # Long filter names such as "g DECam SDSS c0001" begin with the band.
-        if keyword and keyword.split()[0].lower() != source.band.lower():
+        if keyword and source.band and keyword.split()[0].lower() != source.band.lower():
             odd.append(f"{source.path} (FILTER {keyword!r}, index {source.band!r})")
     if odd:
         yield Finding("filter-header", f"{len(odd)} files: {_list(odd, 3)}", f"correct the index, or {_accept('filter-header')}")

@@ -36,14 +36,32 @@ class Collection:
     manifest: dict[str, Any] = field(repr=False)
 
     @property
+    def has_positions(self) -> bool:
+        """Whether it holds objects and detections on the sky, or plain rows."""
+        return "objects" in self.accounting
+
+    @property
     def objects(self) -> Catalog:
         """One row per object; lazy."""
-        return open_catalog(self.path / "objects")
+        return self._member("objects", self.has_positions)
 
     @property
     def detections(self) -> Catalog:
         """One row per detection, an object's light curve contiguous; lazy."""
-        return open_catalog(self.path / "detections")
+        return self._member("detections", self.has_positions)
+
+    @property
+    def rows(self) -> Catalog:
+        """One row per row of tables without positions, in the order of the files; lazy."""
+        return self._member("rows", not self.has_positions)
+
+    def _member(self, name: str, there: bool) -> Catalog:
+        if not there:
+            why, instead = ("", "objects or detections") if self.has_positions else ("no ", "rows")
+            raise StoreError(
+                f"{self.manifest['survey']}: its tables have {why}positions, so there is no {name}; ask for {instead}"
+            )
+        return open_catalog(self.path / name)
 
     @property
     def observations(self) -> pa.Table:
@@ -62,15 +80,16 @@ class Collection:
 
     @property
     def accounting(self) -> dict[str, int]:
-        """Rows read, stored and rejected; files read and quarantined; objects."""
+        """Rows read, stored and rejected; files read and quarantined; objects, where there are positions."""
         return dict(self.manifest["accounting"])
 
     def __repr__(self) -> str:  # noqa: D105
         count = self.accounting
-        return (
-            f"<Collection {self.manifest['survey']} version {self.path.name}: {count['objects']:,} objects, "
-            f"{count['stored']:,} detections in {len(self.bands)} bands from {count['files'] - count['quarantined']} files>"
-        )
+        held = f"{count['stored']:,} rows"
+        if self.has_positions:
+            held = f"{count['objects']:,} objects, {count['stored']:,} detections in {len(self.bands)} bands"
+        files = count["files"] - count["quarantined"]
+        return f"<Collection {self.manifest['survey']} version {self.path.name}: {held} from {files} files>"
 
 
 def open_collection(path: str | Path) -> Collection:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, find_version, locked, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
-from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, make_batches, map_batch
+from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, TaskRecord, make_batches, map_batch
 from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import (
     WIDE,
@@ -28,6 +29,7 @@ from scalable.catalog.ingest_reduce import (
     reduce_pixels,
     settle_wide,
 )
+from scalable.catalog.ingest_rows import commit_rows, map_rows
 from scalable.cluster import run_tasks
 from scalable.errors import InputError, ScalableError, StoreError
 from scalable.io.drivers import reader_for
@@ -46,6 +48,8 @@ VOTERS = 32
 BUCKET_BYTES = 1 << 30
 """Input whose objects one task of the spread check compares."""
 
+Record = TypeVar("Record", bound=TaskRecord)
+
 Progress = Callable[[str, int, int, int], None]
 """Called with stage, tasks done, tasks in all and input bytes done."""
 
@@ -63,8 +67,9 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     """Bring a survey's tables into a store; computes, on the Dask scheduler in use.
 
     Each file is read once. Rows are placed by their object's mean position, in canonical order (pixel of the object, id, band,
-    MJD, observation, source row). A file that cannot be used is set aside with its reason, the others go on. A new version
-    appears by one rename; a rerun after a crash does only what is missing and gives the same bytes.
+    MJD, observation, source row); those of tables without positions stay in the order of their files. A file that cannot be
+    used is set aside with its reason, the others go on. A new version appears by one rename; a rerun after a crash does only
+    what is missing and gives the same bytes.
 
     Parameters
     ----------
@@ -91,6 +96,8 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     """
     store = Path(into).absolute()
     inputs = find_inputs(survey)
+    if inside := [source.name for source in inputs.sources if Path(source.path).is_relative_to(store)]:
+        raise InputError(f"{inside[0]} lies in the store {store}: narrow files.glob, or put the store elsewhere (--into)")
     with locked(store):
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
@@ -99,7 +106,7 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
 
 
 def find_inputs(survey: Survey) -> Inputs:
-    """Read the observation index and the sizes and times of the files; no table is opened."""
+    """Read the observation index and the sizes and times of the files; headers only where keys of observations stand there."""
     observations = read_observations(survey)
     found = tuple(sources(survey, observations))
     state = [survey.digest]
@@ -137,7 +144,7 @@ def reference_schema(survey: Survey, candidates: Sequence[Source]) -> Schema:
 
 
 def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Progress) -> Collection:
-    """Run the four stages in order."""
+    """Run the stages in order; without positions there is nothing to plan and to reduce."""
     ranks = canonical_ranks(inputs.observations)
     batches = list(make_batches(list(inputs.sources), ranks.tolist(), batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches)
@@ -145,12 +152,15 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
         survey, reference_schema(survey, inputs.sources), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES))
     )
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
-    records = map_files(batches, settings, progress)
-    if not any(part.rows for record in records for part in record.runs):
-        reasons = [entry.reason for record in records for entry in record.files if entry.reason]
-        rejected = any(entry.rejected for record in records for entry in record.files)
-        reasons.append("every row was rejected" if rejected else "every table is empty")
-        raise InputError(f"no row of any file can be stored; the first reason: {reasons[0]}")
+    if not survey.has_positions:
+        stored = map_files(map_rows, batches, settings, progress)
+        demand_rows(stored)
+        progress("commit", 0, 1, 0)
+        collection = commit_rows(run, stored)
+        progress("commit", 1, 1, 0)
+        return collection
+    records = map_files(map_batch, batches, settings, progress)
+    demand_rows(records)
     plan, pixels, wide, density = _plan(records, run, progress)
     reduced = reduce_sky(pixels, plan, progress)
     progress("commit", 0, 1, 0)
@@ -159,18 +169,28 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
     return collection
 
 
-def map_files(batches: Sequence[Batch], settings: Settings, progress: Progress) -> list[MapRecord]:
+def map_files(
+    task: Callable[[Batch, Settings], Record], batches: Sequence[Batch], settings: Settings, progress: Progress
+) -> list[Record]:
     """Run the map stage."""
     size = {batch.name: batch.size_bytes for batch in batches}
     done: list[int] = []
 
-    def tell(record: MapRecord) -> None:
+    def tell(record: Record) -> None:
         done.append(size[record.name])
         progress("map", len(done), len(batches), sum(done))
 
     progress("map", 0, len(batches), 0)
-    records = run_tasks(map_batch, batches, settings, on_done=tell)
-    return records
+    return run_tasks(task, batches, settings, on_done=tell)
+
+
+def demand_rows(records: Sequence[TaskRecord]) -> None:
+    """Raise `InputError` where no file gave a row to store."""
+    if not any(record.rows for record in records):
+        reasons = [entry.reason for record in records for entry in record.files if entry.reason]
+        rejected = any(entry.rejected for record in records for entry in record.files)
+        reasons.append("every row was rejected" if rejected else "every table is empty")
+        raise InputError(f"no row of any file can be stored; the first reason: {reasons[0]}")
 
 
 def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[Plan, list[tuple[Pixel, int]], pa.Table, pa.Table]:

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,14 +113,42 @@ def commit_version(
     files = carried.files if carried else {}
     files = files | {entry.observation_id: entry for record in records for entry in record.files}
     kept = [result for result in reduced if result.objects and result.detections]
-    rejected = _rejected(run, records, kept, carried)
-    books = balance(run, files, reduced, rejected.num_rows, carried.stored if carried else {})
+    rejected = gather_rejected(
+        [run.work / "map" / f"{part.name}.rejected.arrow" for record in records for part in record.runs]
+        + [pixel_file(run.work, result.pixel, "rejected.arrow") for result in kept],
+        [carried.rejected] if carried else [],
+    )
+    stored, duplicates, nulls = Counter[int](carried.stored if carried else {}), Counter[int](), Counter[str]()
+    for result in reduced:
+        stored.update(result.stored)
+        duplicates.update(result.duplicates)
+        nulls.update(result.nulls)
+    books = balance(run, files, stored, duplicates, rejected.num_rows)
     digests = {(member_folder(Path(), name) / leaf.path).as_posix(): leaf for name in MEMBERS for leaf in _leaves(kept, name)}
     _finish_catalogs(run, kept)
-    observations = _observations(run, files, books)
-    tables = {"observations.parquet": observations, "rejected.parquet": rejected, "wide_objects.parquet": wide}
-    for name, table in (tables | {DENSITY_FILE: density}).items():
+    for name, table in (("wide_objects.parquet", wide), (DENSITY_FILE, density)):
         digests[name] = write_leaf(table, run.version, name)
+    accounting = total(files, books) | {"objects": sum(leaf.rows for leaf in _leaves(kept, "objects"))}
+    more = {"margin_arcsec": run.settings.survey.store.margin_arcsec, "wide_objects": wide.num_rows}
+    more |= {"accounting": accounting, "nulls": dict(nulls)}
+    more |= {"parent": {"version": carried.version, "run_id": carried.run_id} if carried else None}
+    return publish_version(run, files, books, rejected, digests, more)
+
+
+def publish_version(
+    run: Run,
+    files: Mapping[int, FileRecord],
+    books: Mapping[int, tuple[int, int]],
+    rejected: pa.Table,
+    digests: dict[str, Leaf],
+    more: Mapping[str, Any],
+) -> Collection:
+    """Write observations, rejected rows, the files set aside and the manifest with ``more`` in it; then publish the version.
+
+    ``digests`` are the leaves written so far, by path below the version.
+    """
+    for name, table in (("observations", _observations(run, files, books)), ("rejected", rejected)):
+        digests[f"{name}.parquet"] = write_leaf(table, run.version, f"{name}.parquet")
     _write_quarantine(run.version / "quarantine.csv", files)
     survey = run.settings.survey
     write_text(run.version / "survey.json", json.dumps(survey.model_dump(mode="json", by_alias=True), indent=1) + "\n")
@@ -127,59 +156,46 @@ def commit_version(
         "format": 1,
         "run_id": run.run_id,
         "date": run.date,
-        "parent": {"version": carried.version, "run_id": carried.run_id} if carried else None,
         "survey": survey.name,
         "survey_digest": survey.digest,
         "bands": list(survey.bands),
-        "margin_arcsec": survey.store.margin_arcsec,
-        "accounting": _total(run, files, books, kept),
-        "nulls": _nulls(kept),
-        "wide_objects": wide.num_rows,
         "files": _files(run.version, digests),
+        **more,
     }
     write_json(run.version / "manifest.json", manifest)
     return commit(run.store, run.version)
 
 
 def balance(
-    run: Run, files: Mapping[int, FileRecord], reduced: Sequence[Reduced], listed: int, linked: Mapping[int, int]
+    run: Run, files: Mapping[int, FileRecord], stored: Mapping[int, int], duplicates: Mapping[int, int], listed: int
 ) -> dict[int, tuple[int, int]]:
     """Return rows stored and rejected by observation id, once every row read is one or the other.
 
-    ``linked`` are rows by rank in leaves that were taken over as they are.
+    ``stored`` and ``duplicates`` are counts by rank of the observation; duplicates are rejected beside what a file's record says.
 
     Raises
     ------
     AccountingError
         If a row is lost or doubled, or a rejected row is not listed.
     """
-    stored = np.zeros(len(run.ranks), dtype=np.int64)
-    rejected = np.zeros(len(run.ranks), dtype=np.int64)
-    for result in reduced:
-        for counts, total in ((result.stored, stored), (result.duplicates, rejected)):
-            for rank, rows in counts.items():
-                total[rank] += rows
-    for rank, rows in linked.items():
-        stored[rank] += rows
     books = {}
     for observation_id, rank in zip(run.observations["observation_id"].to_pylist(), run.ranks.tolist(), strict=True):
         entry = files[observation_id]
-        lost = entry.rejected + int(rejected[rank])
-        if entry.rows != stored[rank] + lost:
+        kept, lost = stored.get(rank, 0), entry.rejected + duplicates.get(rank, 0)
+        if entry.rows != kept + lost:
             raise AccountingError(
-                f"{entry.path}: {entry.rows} rows read, {stored[rank]} stored and {lost} rejected do not balance; "
+                f"{entry.path}: {entry.rows} rows read, {kept} stored and {lost} rejected do not balance; "
                 "nothing was committed. This is a fault of ours: please report it with the survey file"
             )
-        books[observation_id] = (int(stored[rank]), lost)
+        books[observation_id] = (kept, lost)
     total_rejected = sum(lost for _, lost in books.values())
     if listed != total_rejected:
         raise AccountingError(f"{total_rejected} rows were rejected but {listed} are listed; nothing was committed")
     return books
 
 
-def _total(
-    run: Run, files: Mapping[int, FileRecord], books: Mapping[int, tuple[int, int]], kept: Sequence[Reduced]
-) -> dict[str, int]:
+def total(files: Mapping[int, FileRecord], books: Mapping[int, tuple[int, int]]) -> dict[str, int]:
+    """Return rows and files of a whole ingest."""
     return {
         "read": sum(entry.rows for entry in files.values()),
         "stored": sum(stored for stored, _ in books.values()),
@@ -187,7 +203,6 @@ def _total(
         "files": len(files),
         "quarantined": sum(bool(entry.reason) for entry in files.values()),
         "input_bytes": sum(entry.size_bytes for entry in files.values()),
-        "objects": sum(leaf.rows for leaf in _leaves(kept, "objects")),
     }
 
 
@@ -195,11 +210,10 @@ def _leaves(kept: Sequence[Reduced], member: str) -> list[Leaf]:
     return [leaf for leaf in (getattr(result, member) for result in kept) if leaf]
 
 
-def _rejected(run: Run, records: Sequence[MapRecord], kept: Sequence[Reduced], carried: Carried | None) -> pa.Table:
-    tables = [carried.rejected] if carried else []
-    tables += [read_arrow(run.work / "map" / f"{part.name}.rejected.arrow") for record in records for part in record.runs]
-    tables += [read_arrow(pixel_file(run.work, result.pixel, "rejected.arrow")) for result in kept]
-    return pa.concat_tables(tables).sort_by([("observation_id", "ascending"), ("source_row", "ascending")])
+def gather_rejected(paths: Sequence[Path], tables: Sequence[pa.Table] = ()) -> pa.Table:
+    """Return the rejected rows of all tasks, and those of ``tables``, by observation and row."""
+    rows = pa.concat_tables([*tables, *map(read_arrow, paths)])
+    return rows.sort_by([("observation_id", "ascending"), ("source_row", "ascending")])
 
 
 def _finish_catalogs(run: Run, kept: Sequence[Reduced]) -> None:
@@ -299,11 +313,3 @@ def _files(version: Path, known: Mapping[str, Leaf]) -> list[dict[str, Any]]:
             data = path.read_bytes()
             entries.append({"path": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     return entries
-
-
-def _nulls(kept: Sequence[Reduced]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for result in kept:
-        for name, count in result.nulls.items():
-            total[name] = total.get(name, 0) + count
-    return dict(sorted(total.items()))

@@ -92,11 +92,18 @@ class RunInfo:
 
 
 @dataclass
-class MapRecord:
-    """What one map task did."""
+class TaskRecord:
+    """What became of the files of one batch, and how many of their rows are kept."""
 
     name: str
     files: list[FileRecord] = field(default_factory=list)
+    rows: int = 0
+
+
+@dataclass
+class MapRecord(TaskRecord):
+    """What one map task left for the reduce stage."""
+
     runs: list[RunInfo] = field(default_factory=list)
 
 
@@ -114,12 +121,11 @@ def map_batch(batch: Batch, settings: Settings) -> MapRecord:
         try:
             _read_file(source, rank, settings, entry, runs)
         except (ScalableError, OSError) as error:
-            # Paths below the root, so that a store does not depend on where its input lay.
-            reason = (str(error) or type(error).__name__).replace(f"{settings.survey.root}/", "")
-            entry = FileRecord(source.observation_id, source.name, reason=reason)
+            entry = set_aside(source, error, settings.survey)
             runs.drop_file()
         record.files.append(entry)
     record.runs = runs.finish()
+    record.rows = sum(run.rows for run in record.runs)
     # The record is written last: it says that everything before it is whole.
     write_json(done, asdict(record))
     return record
@@ -193,11 +199,24 @@ def load_record(path: Path) -> MapRecord:
     """Read back what a finished task said."""
     value: dict[str, Any] = read_json(path)
     files, runs = [FileRecord(**entry) for entry in value["files"]], [RunInfo(**entry) for entry in value["runs"]]
-    return MapRecord(value["name"], files, runs)
+    return MapRecord(value["name"], files, value["rows"], runs)
 
 
 def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord, runs: _Runs) -> None:
     """Read one file to the end, block by block."""
+    for table in scan_file(source, settings, entry):
+        good, bad = _locate(table, source, rank, settings.survey, first_row=entry.rows)
+        runs.add(good, bad)
+        entry.rejected += bad.num_rows
+
+
+def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator[pa.Table]:
+    """Yield a file's rows, block by block, under the survey's rules.
+
+    ``entry.rows`` counts the rows of the blocks before the one in use; its digests are there when all are yielded.
+    """
+    if source.problem:
+        raise InputError(source.problem)
     survey = settings.survey
     reader = reader_for(survey.files.format)
     info = reader.describe(source)
@@ -205,14 +224,18 @@ def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord,
     _same_columns(found, settings.schema, source)
     digest = hashlib.sha256()
     for block in reader.scan(source, columns=info.schema.names, block_bytes=BLOCK_BYTES, digest=digest):
-        table = apply_rules(block, found, survey.columns).select(settings.schema.names)
-        good, bad = _locate(table, source, rank, survey, first_row=entry.rows)
-        runs.add(good, bad)
+        yield apply_rules(block, found, survey.columns).select(settings.schema.names)
         entry.rows += block.num_rows
-        entry.rejected += bad.num_rows
     entry.sha256 = digest.hexdigest()
     entry.header_digest = info.header_digest
     entry.size_bytes = Path(source.path).stat().st_size
+
+
+def set_aside(source: Source, error: Exception, survey: Survey) -> FileRecord:
+    """Return the record of a file that cannot be used, with the reason."""
+    # Paths below the root, so that a store does not depend on where its input lay.
+    reason = (str(error) or type(error).__name__).replace(f"{survey.root}/", "")
+    return FileRecord(source.observation_id, source.name, reason=reason)
 
 
 def _same_columns(found: Schema, wanted: Schema, source: Source) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -326,7 +324,8 @@ def _objects_table(
     ranks: NDArray[np.int32],
 ) -> pa.Table:
     bands = plan.settings.survey.bands
-    band_of_rank = np.array([bands.index(band) for band in plan.observations["band"].to_pylist()], dtype=np.int64)
+    # A file that was set aside may show no band; it has no rows.
+    band_of_rank = np.array([bands.index(band) if band else -1 for band in plan.observations["band"].to_pylist()], dtype=np.int64)
     group = np.repeat(np.arange(len(ra)), np.diff(starts))
     n_band = np.bincount(group * len(bands) + band_of_rank[ranks], minlength=len(ra) * len(bands)).reshape(-1, len(bands))
     first = detections.take(starts[:-1])
@@ -386,22 +385,14 @@ def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: t
 
 def save_result(path: Path, result: Reduced) -> None:
     """Write down what a finished pixel gave; written last."""
-
-    def leaf(value: Leaf | None) -> dict[str, object] | None:
-        return None if value is None else {**vars(value), "footer": base64.b64encode(value.footer).decode()}
-
     counts = {"stored": result.stored, "duplicates": result.duplicates, "nulls": result.nulls}
-    leaves = {name: leaf(getattr(result, name)) for name in MEMBERS}
+    leaves = {name: leaf and leaf.to_json() for name in MEMBERS for leaf in (getattr(result, name),)}
     write_json(path, {"pixel": [result.pixel.order, result.pixel.index], **leaves, **counts})
 
 
 def load_result(path: Path) -> Reduced:
     """Read back what a finished pixel gave."""
     value = read_json(path)
-
-    def leaf(entry: dict[str, Any] | None) -> Leaf | None:
-        return None if entry is None else Leaf(**{**entry, "footer": base64.b64decode(entry["footer"])})
-
     stored, duplicates = ({int(rank): n for rank, n in value[key].items()} for key in ("stored", "duplicates"))
-    leaves = {name: leaf(value[name]) for name in MEMBERS}
+    leaves = {name: value[name] and Leaf.from_json(value[name]) for name in MEMBERS}
     return Reduced(Pixel(*value["pixel"]), **leaves, stored=stored, duplicates=duplicates, nulls=value["nulls"])

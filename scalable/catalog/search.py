@@ -92,6 +92,7 @@ def cone_search(catalog: Catalog, *, ra_deg: float, dec_deg: float, radius_arcse
     """
     if not 0 < radius_arcsec <= 648_000 or not -90 <= dec_deg <= 90:
         raise ValueError(f"no cone: radius {radius_arcsec} arcsec about declination {dec_deg} deg")
+    catalog.need_positions("cone_search")
     ranges = cone_ranges(ra_deg, dec_deg, radius_arcsec)
     near = [leaf for leaf in catalog.leaves if ((ranges[:, 1] > leaf.pixel.start) & (ranges[:, 0] < leaf.pixel.stop)).any()]
     columns = tuple(catalog.columns.by_role(role)[0].name for role in ("ra", "dec"))
@@ -109,6 +110,7 @@ def id_search(source: Collection | Catalog, ids: Sequence[int]) -> Catalog:
         Object ids; unknown ones give no row.
     """
     catalog = source.objects if isinstance(source, Collection) else source
+    catalog.need_positions("id_search")
     wanted = tuple(int(i) for i in ids)
     pixels = _pixels_of(catalog, wanted)
     return catalog.on_leaves([leaf for leaf in catalog.leaves if leaf.pixel in pixels]).then(Ids(wanted))

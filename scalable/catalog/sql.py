@@ -40,7 +40,8 @@ def sql(source: Collection | Catalog, query: str) -> Catalog:
     ----------
     source : Collection or Catalog
         A collection gives the views ``objects``, ``detections``, ``observations`` and one view per file, named like it
-        (``Field_1_H``); a catalogue gives the view ``catalog``.
+        (``Field_1_H``); one of tables without positions gives ``rows`` instead of the first two; a catalogue gives the view
+        ``catalog``.
     query : str
         One SELECT statement: joins of an object's own rows by ``object_id``, joins with observations, windows and groups per
         object, and count, sum, min, max, avg with GROUP BY over everything.
@@ -56,7 +57,8 @@ def sql(source: Collection | Catalog, query: str) -> Catalog:
         With the reason, before anything is read.
     """
     if isinstance(source, Collection):
-        views = {"objects": source.objects, "detections": source.detections}
+        names_of = ("objects", "detections") if source.has_positions else ("rows",)
+        views = {name: getattr(source, name) for name in names_of}
         observations: pa.Table | None = source.observations
         files = file_views(source.observations)
     else:

@@ -83,6 +83,10 @@ def plan_sql(text: str, views: Mapping[str, Sequence[str]], file_views: Mapping[
     for scope in scopes:
         parts[id(scope)] = _examine(scope, parts, root=scope is scopes[-1])
     root = scopes[-1]
+    by_object = any(KEY in columns for view, columns in views.items() if view != BROADCAST)
+    if not by_object and KEY in [name.lower() for name in tree.named_selects]:
+        # Whoever finds a column of this name takes it that an object's rows lie together.
+        raise QueryError(f"these rows are not kept by object: call the result column something else than {KEY}")
     columns = _columns_read(scopes, views)
     origins = {name: found for name in tree.named_selects if (found := _origin(root, name))}
     if not parts[id(root)].partitioned:
@@ -108,7 +112,8 @@ def _resolve(text: str, views: Mapping[str, Sequence[str]], file_views: Mapping[
     named = {cte.alias for cte in tree.find_all(exp.CTE)}
     for table in list(tree.find_all(exp.Table)):
         if table.name in file_views:
-            source = exp.select("*").from_(exp.to_table("detections", quoted=True))
+            # Views of files exist for a collection, whose last partitioned view holds the rows of its files.
+            source = exp.select("*").from_(exp.to_table([view for view in views if view != BROADCAST][-1], quoted=True))
             source = source.where(exp.column("observation_id", quoted=True).eq(file_views[table.name]))
             table.replace(source.subquery(table.alias_or_name))
         elif table.name not in views and table.name not in named:

@@ -72,13 +72,13 @@ class Select:
 
 @dataclass(frozen=True)
 class LeafLoader:
-    """Rows of a HATS catalogue on disk."""
+    """Rows of a catalogue on disk."""
 
     root: str
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         """Read one Parquet leaf."""
-        return read_leaf(Path(self.root) / leaf.pixel.hats_path, columns)
+        return read_leaf(Path(self.root) / leaf.path, columns)
 
 
 @dataclass(frozen=True)

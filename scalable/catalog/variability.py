@@ -98,6 +98,7 @@ def variability(
     ColumnError
         If a band, value or statistic does not exist, or a value has no error column.
     """
+    catalog.need_positions("variability")
     chosen = tuple(_statistic(statistic) for statistic in statistics)
     wanted = tuple(bands) if bands is not None else catalog.bands
     for band in wanted:

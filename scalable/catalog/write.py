@@ -75,5 +75,5 @@ def write_leaves(leaves: tuple[LeafInfo, ...], chain: Chain, schema: pa.Schema, 
     for leaf in leaves:
         table = chain.load(leaf, schema.names).cast(schema)
         if table.num_rows:
-            written.append(write_leaf(table, Path(folder), leaf.pixel.hats_path))
+            written.append(write_leaf(table, Path(folder), leaf.path))
     return written

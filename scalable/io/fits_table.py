@@ -37,7 +37,7 @@ from numba import njit
 from numba.extending import intrinsic
 
 from scalable.errors import ColumnError, InputError, nearest
-from scalable.io.fits_header import MAX_BLOCK, Field, FitsFile, Layout, open_fits, table_layout
+from scalable.io.fits_header import MAX_BLOCK, Field, FitsFile, Layout, open_fits, parse_header, table_layout
 from scalable.io.reader import Hash, Source, TableInfo
 
 _READ_BYTES = 1 << 18  # a piece of rows that stays in the second-level cache between its read and its decoding
@@ -55,7 +55,9 @@ class FitsTable:
         """Read headers only; ``bytes`` are those of the table's rows and heap."""
         with open_fits(source.path) as file:
             layout, _ = _open(file, source.hdu)
-        return TableInfo(layout.schema, layout.rows, layout.data_bytes, layout.digest, dict(layout.keywords))
+            # Most archives put telescope, filter and time there.
+            primary = parse_header(file.find(0)[0]).values
+        return TableInfo(layout.schema, layout.rows, layout.data_bytes, layout.digest, {**primary, **layout.keywords})
 
     def scan(
         self, source: Source, *, columns: Sequence[str] | None = None, block_bytes: int = 1 << 26, digest: Hash | None = None

@@ -25,11 +25,21 @@ META_KEY = b"scalable"
 
 @dataclass(frozen=True)
 class LeafInfo:
-    """One leaf of a catalogue on disk: its pixel, rows and size in memory."""
+    """One leaf of a catalogue on disk: its path below the catalogue, rows and size in memory."""
 
-    pixel: Pixel
+    path: str
     rows: int
     decoded_bytes: int
+
+    @property
+    def on_sky(self) -> bool:
+        """Whether it holds a pixel of the sky, or a block of a table without positions."""
+        return "Npix=" in self.path
+
+    @property
+    def pixel(self) -> Pixel:
+        """Pixel of a leaf on the sky."""
+        return Pixel.from_hats_path(self.path)
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ def read_layout(path: Path) -> Layout:
     row_bytes = Schema.from_arrow(schema).row_bytes
     # Units stand on the fields; the copies for other readers stay on disk.
     schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k == META_KEY})
-    leaves = tuple(LeafInfo(pixel, rows[pixel], int(rows[pixel] * row_bytes)) for pixel in sorted(rows))
+    leaves = tuple(LeafInfo(pixel.hats_path, rows[pixel], int(rows[pixel] * row_bytes)) for pixel in sorted(rows))
     return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +36,15 @@ class Leaf:
     size_bytes: int
     sha256: str
     footer: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a form that the record of a finished task can hold."""
+        return {**vars(self), "footer": base64.b64encode(self.footer).decode()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Leaf:
+        """Read that form back."""
+        return cls(**{**value, "footer": base64.b64decode(value["footer"])})
 
 
 def write_leaf(table: pa.Table, folder: Path, relative: str) -> Leaf:

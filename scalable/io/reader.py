@@ -33,6 +33,8 @@ class Source:
         Rank of this observation in time within its field and band, from 1.
     name : str
         Path of the file below the survey's root: what a store's records show.
+    problem : str
+        Why the file is to be set aside unread: it does not show its band or MJD. Empty for a good one.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Source:
     mjd: float = float("nan")
     epoch: int = 1
     name: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class TableInfo:
     """What the headers alone say about one table.
 
     ``header_digest`` is the SHA-256 of the raw header bytes of the table's HDU; ``keywords`` are its parsed keys (first one
-    wins where a key repeats), kept for checks and for columns that vary by source.
+    wins where a key repeats) and, in FITS, those of the primary header that it has not; kept for checks and for keys of
+    observations.
     """
 
     schema: Schema

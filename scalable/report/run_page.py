@@ -44,14 +44,17 @@ def write_run_page(
     progress: Callable[[str, int, int, int], None],
 ) -> None:
     """Compute what the page shows, a bounded sample of it, and write it as one self-contained file."""
-    makers: list[Callable[[], list[Section]]] = [
-        lambda: [_accounting(collection)],
-        lambda: _problems(collection, findings),
+    on_sky: list[Callable[[], list[Section]]] = [
         lambda: [_sky(collection)],
         lambda: [_colour(survey, collection, pair) for pair in survey.products.colours[:1]],
         lambda: _variability(survey, collection, products),
         lambda: _bright(survey, collection),
         lambda: _colour_colour(survey, collection),
+    ]
+    makers: list[Callable[[], list[Section]]] = [
+        lambda: [_accounting(collection)],
+        lambda: _problems(collection, findings),
+        *(on_sky if collection.has_positions else ()),
         lambda: _quality(survey, collection),
         lambda: _questions(survey, collection),
         lambda: [_how_to_open(collection, products)],
@@ -62,10 +65,10 @@ def write_run_page(
         sections += make()
     count = collection.accounting
     summary = {
-        "Objects": f"{count['objects']:,}",
-        "Detections": f"{count['stored']:,} of {count['read']:,} rows read",
+        **({"Objects": f"{count['objects']:,}"} if collection.has_positions else {}),
+        "Detections" if collection.has_positions else "Rows": f"{count['stored']:,} of {count['read']:,} rows read",
         "Files": f"{count['files'] - count['quarantined']} of {count['files']}",
-        "Bands": ", ".join(collection.bands),
+        "Bands": ", ".join(collection.bands) or "none",
         "Version": f"{collection.path.name}, {collection.manifest['date']}",
         "Survey digest": collection.manifest["survey_digest"][:16],
         "License": survey.license or "not declared",
@@ -291,9 +294,10 @@ def _quality(survey: Survey, collection: Collection) -> list[Section]:
     if not cuts:
         return []
     counts = ", ".join(f"count(*) FILTER (WHERE {cut}) AS {_quoted(name)}" for name, cut in cuts.items())
-    kept = sql(collection, f"SELECT {counts} FROM detections").compute().to_pylist()[0]
-    table = pa.table({"cut": list(cuts), "condition": list(cuts.values()), "detections kept": [kept[name] for name in cuts]})
-    text = f"Detections, of {collection.accounting['stored']:,}, that pass each cut alone; all are stored."
+    rows = "detections" if collection.has_positions else "rows"
+    kept = sql(collection, f"SELECT {counts} FROM {rows}").compute().to_pylist()[0]
+    table = pa.table({"cut": list(cuts), "condition": list(cuts.values()), f"{rows} kept": [kept[name] for name in cuts]})
+    text = f"{rows.capitalize()}, of {collection.accounting['stored']:,}, that pass each cut alone; all are stored."
     return [Section("Quality cuts", text, table=table)]
 
 
@@ -311,6 +315,8 @@ def _questions(survey: Survey, collection: Collection) -> list[Section]:
 
 
 def _how_to_open(collection: Collection, products: Path) -> Section:
+    if not collection.has_positions:
+        return _how_to_open_rows(collection, products)
     code = f"""# SQL from the shell
 scalable query "SELECT band, count(*) FROM detections GROUP BY band" --store {collection.path.parents[1]}
 
@@ -330,3 +336,21 @@ observations = pandas.read_parquet("{collection.path / "observations.parquet"}")
 # TOPCAT
 topcat {products / "objects_preview.fits"}"""
     return Section("How to open it", "Catalogues are HATS: Parquet files by HEALPix pixel.", code=code)
+
+
+def _how_to_open_rows(collection: Collection, products: Path) -> Section:
+    store = collection.path.parents[1]
+    code = f"""# SQL from the shell
+scalable query "SELECT count(*) FROM rows" --store {store}
+
+# lazily, in Python
+import scalable
+scalable.open_collection("{store}").rows.head()
+
+# pandas, or any Parquet reader
+import pandas
+rows = pandas.read_parquet("{collection.path / "rows"}")
+
+# TOPCAT
+topcat {products / "rows_preview.fits"}"""
+    return Section("How to open it", "Tables without positions are Parquet files, each a block of rows.", code=code)

@@ -461,11 +461,11 @@ class Case:
 class Killer:
     """A process that forks a child for every ingest, so that nothing is imported twice."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, survey: Path) -> None:
+        """Ingest ``survey`` once, which loads everything."""
         self.log = folder / "log.json"
-        write_survey(folder, [Observation(1, "J", 1.0, objects())])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", KILLER, str(folder / "survey.yaml")],
+            [sys.executable, "-c", KILLER, str(survey)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -491,7 +491,9 @@ class Killer:
 
 @pytest.fixture(scope="module")
 def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
-    killer = Killer(tmp_path_factory.mktemp("killer"))
+    folder = tmp_path_factory.mktemp("killer")
+    write_survey(folder, [Observation(1, "J", 1.0, objects())])
+    killer = Killer(folder, folder / "survey.yaml")
     yield killer
     killer.close()
 

@@ -20,7 +20,7 @@ HEADER = "Id,FieldID,Filter,MJD,Seeing\n"
 TEMPLATE = {"path": "F{FieldID}-{Filter}-E{epoch:03d}.fits"}
 
 
-def survey(root: Path, *templates: dict[str, object], **index: str) -> Survey:
+def survey(root: Path, *templates: dict[str, object], **index: object) -> Survey:
     keys = {"index": "obs.csv", "id": "Id", "field": "FieldID", "band": "Filter", "mjd": "MJD"}
     return Survey.model_validate(
         {
@@ -60,6 +60,15 @@ def test_observations_come_sorted_by_id_with_epoch_and_path(index) -> None:
         pa.int64(),
         pa.float64(),
         pa.string(),
+    ]
+
+
+def test_a_band_of_the_index_may_have_another_name_in_the_survey(tmp_path: Path) -> None:
+    (tmp_path / "obs.csv").write_text(HEADER + "1,1,J_VIRCAM,55001,0.8\n2,1,H,55002,0.8\n")
+    known = survey(tmp_path, bands_as={"J_VIRCAM": "J"})
+    assert read_observations(known).select(["band", "path"]).to_pylist() == [
+        {"band": "J", "path": "F1-J-E001.fits"},
+        {"band": "H", "path": "F1-H-E001.fits"},
     ]
 
 
