@@ -82,7 +82,7 @@ class Template(Part):
 class Files(Part):
     """The format of the tables and where they lie."""
 
-    format: Literal["fits", "csv", "text", "ecsv", "votable"] = Field("fits", description="format of the tables")
+    format: Literal["fits", "csv", "text", "ecsv", "votable", "parquet"] = Field("fits", description="format of the tables")
     hdu: int = Field(1, ge=0, description="number of the extension that holds the table; of a VOTable, which table, from 1")
     templates: tuple[Template, ...] = Field(description="file names; the first whose bands fit is taken")
 

@@ -8,6 +8,7 @@ from functools import partial
 from scalable.errors import SurveyError, nearest
 from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
+from scalable.io.parquet_table import ParquetTable
 from scalable.io.reader import TableReader
 from scalable.io.votable import VOTable
 
@@ -17,6 +18,7 @@ _READERS: dict[str, Callable[[], TableReader]] = {
     "text": partial(DelimitedTable, "text"),
     "ecsv": partial(DelimitedTable, "ecsv"),
     "votable": VOTable,
+    "parquet": ParquetTable,
 }
 
 

@@ -39,6 +39,7 @@ from numba.extending import intrinsic
 from scalable.errors import ColumnError, InputError, nearest
 from scalable.io.fits_header import MAX_BLOCK, Field, FitsFile, Layout, open_fits, table_layout
 from scalable.io.reader import Hash, Source, TableInfo
+from scalable.io.regular import feed
 
 _READ_BYTES = 1 << 18  # a piece of rows that stays in the second-level cache between its read and its decoding
 _CHUNK_ROWS = 256  # rows over which all columns are gathered before the next rows: they stay in the first-level cache
@@ -79,9 +80,9 @@ class FitsTable:
                 if name not in layout.fields:
                     raise ColumnError(f"{file.path}: HDU {source.hdu}: no column {name!r}; {nearest(name, layout.fields)}")
             scan = _Scan(file, source.hdu, layout, data_at, [layout.fields[name] for name in names], digest)
-            scan.feed(0, data_at)
+            feed(digest, file.path, file.descriptor, 0, data_at)
             yield from scan.blocks(block_bytes)
-            scan.feed(data_at + layout.rows * layout.row_bytes, file.size)
+            feed(digest, file.path, file.descriptor, data_at + layout.rows * layout.row_bytes, file.size)
 
 
 def _open(file: FitsFile, hdu: int) -> tuple[Layout, int]:
@@ -105,16 +106,6 @@ class _Scan:
     data_at: int
     fields: list[Field]
     digest: Hash | None
-
-    def feed(self, start: int, stop: int) -> None:
-        """Give the bytes from ``start`` to ``stop`` to the digest, if there is one."""
-        if self.digest is None:
-            return
-        piece = memoryview(bytearray(min(_READ_BYTES, max(stop - start, 0))))
-        for at in range(start, stop, _READ_BYTES):
-            view = piece[: stop - at]
-            self.file.read_into(view, at, self.hdu)
-            self.digest.update(view)
 
     def blocks(self, block_bytes: int) -> Iterator[pa.Table]:
         """Yield all rows."""

@@ -9,13 +9,9 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from scalable.errors import InputError
+from scalable.io.limits import most_expanded
 from scalable.io.reader import Hash
 from scalable.io.regular import open_regular
-
-MAX_EXPANSION = 200
-"""How many times its own size a compressed file may swell to, besides `FREE_EXPANSION`."""
-
-FREE_EXPANSION = 1 << 26  # so that small files of many equal rows, which compress well, are not suspect
 
 _PIECE = 1 << 17
 _GZIP = b"\x1f\x8b"
@@ -99,11 +95,10 @@ class ByteStream:
         return False
 
     def _check_size(self, more: int) -> None:
-        limit = MAX_EXPANSION * self.size + FREE_EXPANSION
-        if self._given + more > limit:
+        if self._given + more > (limit := most_expanded(self.size)):
             raise InputError(
-                f"{self.path}: {self.size} compressed bytes swell to more than {limit} "
-                f"({MAX_EXPANSION} times as many and {FREE_EXPANSION}): refused as a bomb; if it is none, run gunzip on it first"
+                f"{self.path}: {self.size} bytes of gzip swell to more than {limit}: refused as a decompression bomb; "
+                "if it is none, run gunzip on it first"
             )
 
 
