@@ -37,6 +37,7 @@ from numba import njit
 from numba.extending import intrinsic
 
 from scalable.errors import ColumnError, InputError, nearest
+from scalable.io.fits_ascii import AsciiLayout, AsciiScan, ascii_layout, is_ascii
 from scalable.io.fits_header import MAX_BLOCK, Field, FitsFile, Layout, open_fits, table_layout
 from scalable.io.reader import Hash, Source, TableInfo
 from scalable.io.regular import feed
@@ -50,7 +51,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FitsTable:
-    """Reads FITS binary tables (`TableReader`)."""
+    """Reads FITS binary tables and ASCII tables, also in files compressed with gzip (`TableReader`)."""
 
     def describe(self, source: Source) -> TableInfo:
         """Read headers only; ``bytes`` are those of the table's rows and heap."""
@@ -69,27 +70,32 @@ class FitsTable:
         Raises
         ------
         InputError
-            If the file is missing, cut, corrupt or holds no binary table in that HDU.
+            If the file is missing, cut, corrupt or holds no table in that HDU.
         ColumnError
             If a column does not exist.
         """
-        with open_fits(source.path) as file:
+        with open_fits(source.path, digest) as file:
             layout, data_at = _open(file, source.hdu)
             names = list(layout.fields) if columns is None else list(columns)
             for name in names:
                 if name not in layout.fields:
                     raise ColumnError(f"{file.path}: HDU {source.hdu}: no column {name!r}; {nearest(name, layout.fields)}")
-            scan = _Scan(file, source.hdu, layout, data_at, [layout.fields[name] for name in names], digest)
-            feed(digest, file.path, file.descriptor, 0, data_at)
+            rest = None if file.packed else digest
+            feed(rest, file.path, file.descriptor, 0, data_at)
+            scan: AsciiScan | _Scan
+            if isinstance(layout, AsciiLayout):
+                scan = AsciiScan(file, source.hdu, layout, data_at, [layout.fields[name] for name in names], rest)
+            else:
+                scan = _Scan(file, source.hdu, layout, data_at, [layout.fields[name] for name in names], rest)
             yield from scan.blocks(block_bytes)
-            feed(digest, file.path, file.descriptor, data_at + layout.rows * layout.row_bytes, file.size)
+            feed(rest, file.path, file.descriptor, data_at + layout.rows * layout.row_bytes, file.size)
 
 
-def _open(file: FitsFile, hdu: int) -> tuple[Layout, int]:
+def _open(file: FitsFile, hdu: int) -> tuple[Layout | AsciiLayout, int]:
     """Return the layout of the table in an HDU and where its data begin, once the file is known to be long enough."""
     raw, data_at = file.find(hdu)
     try:
-        layout = table_layout(raw)
+        layout = ascii_layout(raw) if is_ascii(raw) else table_layout(raw)
     except ValueError as error:
         raise InputError(f"{file.path}: HDU {hdu}: {error}") from error
     file.check_end(data_at + layout.data_bytes, hdu, "the table needs")
