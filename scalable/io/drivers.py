@@ -8,6 +8,7 @@ from functools import partial
 from scalable.errors import SurveyError, nearest
 from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
+from scalable.io.hdf5_table import Hdf5Table
 from scalable.io.parquet_table import ParquetTable
 from scalable.io.reader import TableReader
 from scalable.io.votable import VOTable
@@ -19,6 +20,7 @@ _READERS: dict[str, Callable[[], TableReader]] = {
     "ecsv": partial(DelimitedTable, "ecsv"),
     "votable": VOTable,
     "parquet": ParquetTable,
+    "hdf5": Hdf5Table,
 }
 
 

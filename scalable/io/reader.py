@@ -22,7 +22,7 @@ class Source:
     path : str
         Where the file is.
     hdu : int
-        Extension number in a FITS file; other formats ignore it.
+        Extension number in a FITS file, or which TABLE of a VOTable; other formats ignore it.
     observation_id : int
         Row of the observation index that lists this file.
     field, band : str
@@ -33,6 +33,8 @@ class Source:
         Rank of this observation in time within its field and band, from 1.
     name : str
         Path of the file below the survey's root: what a store's records show.
+    table : str
+        Path of the table inside an HDF5 file; other formats ignore it.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Source:
     mjd: float = float("nan")
     epoch: int = 1
     name: str = ""
+    table: str = ""
 
 
 @dataclass(frozen=True)

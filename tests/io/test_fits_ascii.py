@@ -310,7 +310,7 @@ def test_a_damaged_compressed_file_is_named(tmp_path: Path, damage: object, mess
 def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.fits.gz"
     path.write_bytes(gzip.compress(generated(tmp_path / "a.fits").read_bytes()))
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("wb", buffering=0))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("wb", buffering=0))  # noqa: SIM115
     with pytest.raises(StoreError, match=r"a\.fits\.gz: cannot be unpacked in .* \(No space left on device\); set TMPDIR"):
         READER.describe(Source(str(path)))
 
