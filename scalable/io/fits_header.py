@@ -8,11 +8,11 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -256,22 +256,32 @@ def open_fits(path: str, digest: Hash | None = None) -> Iterator[FitsFile]:
         if os.pread(file.fileno(), len(GZIP), 0) != GZIP:
             yield FitsFile(path, file.fileno(), os.fstat(file.fileno()).st_size)
             return
-        with tempfile.TemporaryFile(buffering=0, prefix="scalable-") as plain:
-            _unpack(ByteStream(path, file, digest), plain)
-            yield FitsFile(path, plain.fileno(), os.fstat(plain.fileno()).st_size, packed=True)
+        stream = ByteStream(path, file, digest)
+        with laid_out(path, iter(lambda: stream.read(_PIECE), b"")) as plain:
+            yield plain
 
 
-def _unpack(stream: ByteStream, plain: IO[bytes]) -> None:
-    while piece := stream.read(_PIECE):
-        view = memoryview(piece)
-        try:
-            while view:
-                view = view[plain.write(view) :]
-        except OSError as error:
-            raise StoreError(
-                f"{stream.path}: cannot be unpacked in {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with "
-                "more room, or run gunzip on the file"
-            ) from error
+@contextmanager
+def laid_out(path: str, pieces: Iterable[bytes]) -> Iterator[FitsFile]:
+    """Write what is unpacked from a file into a temporary one, in whose place it is read.
+
+    Raises
+    ------
+    StoreError
+        If there is no room for it.
+    """
+    with tempfile.TemporaryFile(buffering=0, prefix="scalable-") as plain:
+        for piece in pieces:
+            view = memoryview(piece)
+            try:
+                while view:
+                    view = view[plain.write(view) :]
+            except OSError as error:
+                raise StoreError(
+                    f"{path}: cannot be unpacked in {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more "
+                    "room, or unpack the file first"
+                ) from error
+        yield FitsFile(path, plain.fileno(), os.fstat(plain.fileno()).st_size, packed=True)
 
 
 _DTYPES = {
@@ -397,9 +407,8 @@ def table_layout(raw: bytes) -> Layout:
 def _check_kind(header: Header) -> None:
     """Refuse what is not a plain binary table, and say what it is and what to do."""
     kind = header.text("XTENSION") or "IMAGE"
-    if header.values.get("ZIMAGE") is True or header.values.get("ZTABLE") is True:
-        what = "image" if header.values.get("ZIMAGE") is True else "table"
-        raise ValueError(f"a compressed {what}, not a plain binary table; run funpack on the file first")
+    if header.values.get("ZIMAGE") is True:
+        raise ValueError("a compressed image, not a binary table; give the number of the HDU that holds the table")
     if kind not in ("BINTABLE", "A3DTABLE"):
         raise ValueError(f"a unit of kind {kind}, not a binary table; give the number of the HDU that holds the table")
     for keyword, needed in (("BITPIX", 8), ("NAXIS", 2), ("GCOUNT", 1)):
