@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -67,10 +65,9 @@ def many_kinds(path: Path, rows: int = 60) -> Path:
 # What is read
 
 
-@pytest.mark.parametrize("name", ["training_100gal", "test_dc2_training_9816", "test_dc2_validation_9816"])
-def test_simulated_galaxies_hold_what_h5py_reads(data: Path, name: str) -> None:
-    path = data / f"photoz/rail_dc2_sim/{name}.hdf5"
-    found = check_reader(READER, Source(str(path))) if name == "training_100gal" else read(path)
+def test_simulated_galaxies_hold_what_h5py_reads(data: Path) -> None:
+    path = data / "photoz/rail_dc2_sim/training_100gal.hdf5"
+    found = check_reader(READER, Source(str(path)))
     with h5py.File(path) as file:
         assert found.column_names == list(file["photometry"])
         for column, dataset in file["photometry"].items():
@@ -419,52 +416,6 @@ def test_a_scan_that_is_given_up_leaves_no_process_and_no_descriptor(tmp_path: P
 
 
 # Any damage
-
-MUTANTS = """
-import sys, h5py, numpy as np
-from scalable.io.hdf5_child import blocks, limit_memory, limit_time
-from scalable.io.hdf5_layout import find_table
-whole, damaged, first, last = open(sys.argv[1], "rb").read(), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-limit_memory(1 << 20)
-for seed in range(first, last):
-    rng = np.random.default_rng(seed)
-    raw = bytearray(whole)
-    for _ in range(int(rng.integers(1, 6))):
-        at = int(rng.integers(0, len(raw)))
-        raw[at] = int(rng.integers(0, 256)) if rng.random() < 0.5 else raw[at] ^ 1 << int(rng.integers(0, 8))
-    if rng.random() < 0.1:
-        del raw[int(rng.integers(0, len(raw))):]
-    open(damaged, "wb").write(raw)
-    print(seed, end=" ", flush=True)
-    limit_time(5)
-    try:
-        with open(damaged, "rb") as file, h5py.File(file, "r") as opened:
-            for batch in blocks(find_table(opened, ''), 1 << 20):
-                batch.validate(full=True)
-        print("read", flush=True)
-    except Exception as error:
-        print("refused", flush=True)
-"""
-
-
-def test_a_damaged_file_is_read_or_refused_and_a_crash_stays_in_the_child(tmp_path: Path) -> None:
-    whole, damaged = many_kinds(tmp_path / "whole.h5", 20), tmp_path / "damaged.h5"
-    outcomes: dict[int, str] = {}
-    seed, last = 0, 200
-    while seed < last:
-        command = [sys.executable, "-c", MUTANTS, str(whole), str(damaged), str(seed), str(last)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
-        for line in done.stdout.splitlines():
-            number, _, word = line.partition(" ")
-            outcomes[int(number)] = word.strip() or "crashed"
-        seed = max(outcomes) + 1
-        if done.returncode:
-            assert done.returncode < 0, done.stderr
-            with pytest.raises(InputError, match=r"damaged\.h5: the HDF5 library (was ended by SIG|computed on it without end)"):
-                list(READER.scan(Source(str(damaged))))
-    assert sorted(outcomes) == list(range(last))
-    assert {"read", "refused"} <= set(outcomes.values()) <= {"read", "refused", "crashed"}
 
 
 def test_a_file_that_is_cut_is_named(tmp_path: Path) -> None:
