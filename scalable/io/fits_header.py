@@ -252,13 +252,17 @@ def open_fits(path: str, digest: Hash | None = None) -> Iterator[FitsFile]:
     StoreError
         If there is no room to unpack it.
     """
-    with open(open_regular(path, "FITS file"), "rb", buffering=0) as file:
-        if os.pread(file.fileno(), len(GZIP), 0) != GZIP:
-            yield FitsFile(path, file.fileno(), os.fstat(file.fileno()).st_size)
+    descriptor = open_regular(path, "FITS file")
+    try:
+        if os.pread(descriptor, len(GZIP), 0) != GZIP:
+            yield FitsFile(path, descriptor, os.fstat(descriptor).st_size)
             return
-        stream = ByteStream(path, file, digest)
-        with laid_out(path, iter(lambda: stream.read(_PIECE), b"")) as plain:
-            yield plain
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            stream = ByteStream(path, file, digest)
+            with laid_out(path, iter(lambda: stream.read(_PIECE), b"")) as plain:
+                yield plain
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -103,6 +103,7 @@ class _Search:
     def look(self, group: h5py.Group, where: str, datasets: dict[str, h5py.Dataset]) -> None:
         """Collect the tables that the datasets of one group are."""
         columns: dict[str, h5py.Dataset] = {}
+        known = True
         for name, dataset in datasets.items():
             if name.endswith(_META) or not dataset.shape:
                 continue
@@ -110,6 +111,7 @@ class _Search:
                 members = dataset.dtype.names
             except TypeError as error:
                 self.others.append(f"{where}/{name}: of a type that NumPy does not know ({error})")
+                known = False  # without it, what is left would lack a column
                 continue
             if members:
                 parts: list[Any] = [(n, dataset, n, dataset.dtype[n], dataset.shape[1:], {}) for n in members]
@@ -119,7 +121,7 @@ class _Search:
         lengths = sorted({dataset.shape[0] for dataset in columns.values()})
         if len(lengths) > 1:
             self.others.append(f"{where or '/'}: datasets of {' and '.join(map(str, lengths))} rows")
-        elif columns:
+        elif columns and known:
             parts = [(n, d, "", d.dtype, d.shape[1:], _meaning(d.attrs)) for n, d in columns.items()]
             self.add(where or "/", group, parts)
 
@@ -161,7 +163,8 @@ def find_table(file: h5py.File, path: str) -> FoundTable:
         raise Refused(f"say with files.table which one to read: {listed}" + (f"; not readable: {refused}" if refused else ""))
     name = f"/{path.strip('/')}" if path else next(iter(found))
     if name not in found:
-        why = f"; not readable: {refused}" if refused else ""
+        reasons = [reason for reason in (*search.refused, *search.others) if reason.startswith(name)]
+        why = f"; not readable: {'; '.join(reasons[:_MOST_SHOWN])}" if reasons else ""
         raise Refused(f"files.table: no table {path!r}; {nearest(name, sorted(found)[:_MOST_SHOWN])}{why}")
     if (table := found[name]).row_bytes > MAX_BLOCK:
         raise Refused(f"{name}: rows of {table.row_bytes} bytes, at most {MAX_BLOCK} can be read")

@@ -228,6 +228,14 @@ def test_a_file_without_a_table_says_what_is_there(tmp_path: Path) -> None:
         read(tmp_path / "a.h5")
 
 
+def test_a_group_with_a_column_that_cannot_be_read_is_no_table_rather_than_one_without_it(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["t/x"], file["good/x"] = [1.0, 2.0], [3.0]
+        h5py.h5d.create(file["t"].id, b"when", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((2,)))
+    with pytest.raises(Refused, match=r"no table 't'; choices: /good; not readable: /t/when: of a type that NumPy does not know"):
+        read(tmp_path / "a.h5", "t")
+
+
 def test_groups_that_contain_themselves_are_walked_once(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["t/x"] = [1.0, 2.0]
