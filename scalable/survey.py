@@ -152,8 +152,11 @@ class Template(Part):
 class Files(Part):
     """The format of the tables and where they lie."""
 
-    format: Literal["fits", "csv", "text", "ecsv", "votable"] = Field("fits", description="format of the tables")
+    format: Literal["fits", "csv", "text", "ecsv", "votable", "parquet", "hdf5"] = Field(
+        "fits", description="format of the tables"
+    )
     hdu: int = Field(1, ge=0, description="number of the extension that holds the table; of a VOTable, which table, from 1")
+    table: str = Field("", description="path of the table inside an HDF5 file: a group or a compound dataset")
     templates: tuple[Template, ...] = Field(
         (), description="with observations.index: file names; the first whose bands fit is taken"
     )
@@ -173,6 +176,12 @@ class Files(Part):
             raise ValueError(f"glob: {self.glob!r} must stay below root: no leading / and no ..")
         if any("**" in part and part != "**" for part in parts):
             raise ValueError(f"glob: in {self.glob!r}, ** must stand between slashes: it means any folders")
+        return self
+
+    @model_validator(mode="after")
+    def _table_is_in_hdf5(self) -> Files:
+        if self.table and self.format != "hdf5":
+            raise ValueError(f"table: only HDF5 files hold tables by path, files.format is {self.format!r}; use hdu, or neither")
         return self
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from scalable.errors import InputError, SurveyError, nearest
 from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
+from scalable.io.hdf5_table import Hdf5Table
+from scalable.io.parquet_table import ParquetTable
 from scalable.io.reader import TableReader
 from scalable.io.regular import open_regular
 from scalable.io.votable import VOTable
@@ -22,6 +24,8 @@ _READERS: dict[str, Callable[[], TableReader]] = {
     "text": partial(DelimitedTable, "text"),
     "ecsv": partial(DelimitedTable, "ecsv"),
     "votable": VOTable,
+    "parquet": ParquetTable,
+    "hdf5": Hdf5Table,
 }
 
 

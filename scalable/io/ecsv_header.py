@@ -150,12 +150,24 @@ def ecsv_header(lines: tuple[str, ...]) -> EcsvHeader:
     return EcsvHeader(tuple(_column(entry) for entry in found["datatype"]), delimiter, meta)
 
 
+def astropy_meanings(document: bytes) -> dict[str, Column]:
+    """Return the columns, by name, of the header that astropy keeps in its Parquet and HDF5 files.
+
+    Raises
+    ------
+    ValueError
+        Saying what is wrong.
+    """
+    lines = document.decode("utf-8", "replace").splitlines()
+    return {declared.column.name: declared.column for declared in ecsv_header(tuple(f"# {line}" for line in lines)).columns}
+
+
 def _refuse_masks(meta: dict[str, object]) -> None:
     for name, how in _mapping(meta.get("__serialized_columns__")).items():
         if "mask" in _mapping(how):
             raise ValueError(
                 f"column {name!r} keeps its mask in a column of its own, which would make masked values valid; "
-                "write the table with serialize_method='null_value'"
+                "fill them or write the table with serialize_method='null_value'"
             )
 
 

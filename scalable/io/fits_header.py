@@ -6,8 +6,9 @@ import hashlib
 import math
 import os
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -16,14 +17,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from scalable.errors import InputError
+from scalable.errors import InputError, StoreError
+from scalable.io.reader import Hash
 from scalable.io.regular import open_regular
+from scalable.io.stream import GZIP, ByteStream
 from scalable.schema import Column, Schema
 
 Value = str | int | float | bool | None
 
 BLOCK = 2880
 _CARD = 80
+_PIECE = 1 << 20  # of what is unpacked
 _STEP = 2 * BLOCK  # the first read of a header; each further one doubles what is there
 MAX_BLOCK = 1 << 28  # so that string and list offsets of a block fit 32 bits even if every byte becomes two
 _LONGEST = 1 << 26  # a header beyond this is garbage: it is refused before memory is spent on it
@@ -143,12 +147,15 @@ class FitsFile:
     path : str
         For messages.
     descriptor, size : int
-        Open file descriptor, and the size of the file when it was opened.
+        Open file descriptor, and the size of the file when it was opened; if it is compressed, of what it unpacks to.
+    packed : bool
+        Whether it is.
     """
 
     path: str
     descriptor: int
     size: int
+    packed: bool = False
 
     def read_into(self, view: memoryview, at: int, hdu: int) -> None:
         """Fill ``view`` with the bytes from position ``at``, which belong to ``hdu``."""
@@ -215,8 +222,8 @@ class FitsFile:
         if hdu and not raw.startswith(b"XTENSION"):
             raise InputError(f"{self.path}: HDU {hdu}: no extension begins where HDU {hdu - 1} ends; fetch the file again")
         if not hdu and not raw.startswith(b"SIMPLE  ="):
-            if raw.startswith(b"\x1f\x8b"):
-                raise InputError(f"{self.path}: HDU 0: the file is compressed with gzip; run gunzip on it first")
+            if raw.startswith(GZIP):
+                raise InputError(f"{self.path}: HDU 0: the file is compressed with gzip twice; run gunzip on it first")
             what = "the file is empty" if not raw else f"it begins with {raw[:8]!r}, not with SIMPLE"
             raise InputError(f"{self.path}: HDU 0: not a FITS file: {what}")
 
@@ -230,21 +237,55 @@ def _find_end(raw: bytes, start: int) -> int:
 
 
 @contextmanager
-def open_fits(path: str) -> Iterator[FitsFile]:
-    """Open a file for reading by position.
+def open_fits(path: str, digest: Hash | None = None) -> Iterator[FitsFile]:
+    """Open a file for reading by position; one that is compressed with gzip is unpacked into a temporary file first.
+
+    That file has no name, so that a kill leaves nothing behind, and lies where ``TMPDIR`` says. The digest is fed here with a
+    compressed file, as it lies on disk; with a plain one by who reads it.
 
     Raises
     ------
     MissingInputError
         If there is no such file.
     InputError
-        If it is something else than a file, or may not be read.
+        If it is something else than a file, may not be read, is damaged, or unpacks to more than `limits.most_expanded` allows.
+    StoreError
+        If there is no room to unpack it.
     """
     descriptor = open_regular(path, "FITS file")
     try:
-        yield FitsFile(path, descriptor, os.fstat(descriptor).st_size)
+        if os.pread(descriptor, len(GZIP), 0) != GZIP:
+            yield FitsFile(path, descriptor, os.fstat(descriptor).st_size)
+            return
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            stream = ByteStream(path, file, digest)
+            with laid_out(path, iter(lambda: stream.read(_PIECE), b"")) as plain:
+                yield plain
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def laid_out(path: str, pieces: Iterable[bytes]) -> Iterator[FitsFile]:
+    """Write what is unpacked from a file into a temporary one, in whose place it is read.
+
+    Raises
+    ------
+    StoreError
+        If there is no room for it.
+    """
+    with tempfile.TemporaryFile(buffering=0, prefix="scalable-") as plain:
+        for piece in pieces:
+            view = memoryview(piece)
+            try:
+                while view:
+                    view = view[plain.write(view) :]
+            except OSError as error:
+                raise StoreError(
+                    f"{path}: cannot be unpacked in {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a folder with more "
+                    "room, or unpack the file first"
+                ) from error
+        yield FitsFile(path, plain.fileno(), os.fstat(plain.fileno()).st_size, packed=True)
 
 
 _DTYPES = {
@@ -370,11 +411,8 @@ def table_layout(raw: bytes) -> Layout:
 def _check_kind(header: Header) -> None:
     """Refuse what is not a plain binary table, and say what it is and what to do."""
     kind = header.text("XTENSION") or "IMAGE"
-    if header.values.get("ZIMAGE") is True or header.values.get("ZTABLE") is True:
-        what = "image" if header.values.get("ZIMAGE") is True else "table"
-        raise ValueError(f"a compressed {what}, not a plain binary table; run funpack on the file first")
-    if kind == "TABLE":
-        raise ValueError("an ASCII TABLE, not a binary table; write it as BINTABLE first, for example with astropy's Table")
+    if header.values.get("ZIMAGE") is True:
+        raise ValueError("a compressed image, not a binary table; give the number of the HDU that holds the table")
     if kind not in ("BINTABLE", "A3DTABLE"):
         raise ValueError(f"a unit of kind {kind}, not a binary table; give the number of the HDU that holds the table")
     for keyword, needed in (("BITPIX", 8), ("NAXIS", 2), ("GCOUNT", 1)):

@@ -37,8 +37,11 @@ from numba import njit
 from numba.extending import intrinsic
 
 from scalable.errors import ColumnError, InputError, nearest
-from scalable.io.fits_header import MAX_BLOCK, Field, FitsFile, Layout, open_fits, parse_header, table_layout
+from scalable.io.fits_ascii import AsciiLayout, AsciiScan, ascii_layout, is_ascii
+from scalable.io.fits_header import MAX_BLOCK, Field, FitsFile, Layout, laid_out, open_fits, parse_header, table_layout
+from scalable.io.fits_tiles import Tiles, is_tiled, tiles, unpack
 from scalable.io.reader import Hash, Source, TableInfo
+from scalable.io.regular import feed
 
 _READ_BYTES = 1 << 18  # a piece of rows that stays in the second-level cache between its read and its decoding
 _CHUNK_ROWS = 256  # rows over which all columns are gathered before the next rows: they stay in the first-level cache
@@ -49,14 +52,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FitsTable:
-    """Reads FITS binary tables (`TableReader`)."""
+    """Reads FITS binary tables, in tiles or not, and ASCII tables, also in files compressed with gzip (`TableReader`)."""
 
     def describe(self, source: Source) -> TableInfo:
         """Read headers only; ``bytes`` are those of the table's rows and heap."""
         with open_fits(source.path) as file:
-            layout, _ = _open(file, source.hdu)
+            found, _ = _open(file, source.hdu)
             # Most archives put telescope, filter and time there.
             primary = parse_header(file.find(0)[0]).values
+        layout = found.plain if isinstance(found, Tiles) else found
         return TableInfo(layout.schema, layout.rows, layout.data_bytes, layout.digest, {**primary, **layout.keywords})
 
     def scan(
@@ -70,27 +74,39 @@ class FitsTable:
         Raises
         ------
         InputError
-            If the file is missing, cut, corrupt or holds no binary table in that HDU.
+            If the file is missing, cut, corrupt or holds no table in that HDU.
         ColumnError
             If a column does not exist.
         """
-        with open_fits(source.path) as file:
-            layout, data_at = _open(file, source.hdu)
+        with open_fits(source.path, digest) as file:
+            found, data_at = _open(file, source.hdu)
+            layout = found.plain if isinstance(found, Tiles) else found
             names = list(layout.fields) if columns is None else list(columns)
             for name in names:
                 if name not in layout.fields:
                     raise ColumnError(f"{file.path}: HDU {source.hdu}: no column {name!r}; {nearest(name, layout.fields)}")
-            scan = _Scan(file, source.hdu, layout, data_at, [layout.fields[name] for name in names], digest)
-            scan.feed(0, data_at)
+            rest = None if file.packed else digest
+            if isinstance(found, Tiles):
+                fields = [found.plain.fields[name] for name in names]
+                with laid_out(file.path, unpack(file, source.hdu, data_at, found)) as plain:
+                    yield from _Scan(plain, source.hdu, found.plain, 0, fields, None).blocks(block_bytes)
+                feed(rest, file.path, file.descriptor, 0, file.size)
+                return
+            feed(rest, file.path, file.descriptor, 0, data_at)
+            scan: AsciiScan | _Scan
+            if isinstance(found, AsciiLayout):
+                scan = AsciiScan(file, source.hdu, found, data_at, [found.fields[name] for name in names], rest)
+            else:
+                scan = _Scan(file, source.hdu, found, data_at, [found.fields[name] for name in names], rest)
             yield from scan.blocks(block_bytes)
-            scan.feed(data_at + layout.rows * layout.row_bytes, file.size)
+            feed(rest, file.path, file.descriptor, data_at + found.rows * found.row_bytes, file.size)
 
 
-def _open(file: FitsFile, hdu: int) -> tuple[Layout, int]:
+def _open(file: FitsFile, hdu: int) -> tuple[Layout | AsciiLayout | Tiles, int]:
     """Return the layout of the table in an HDU and where its data begin, once the file is known to be long enough."""
     raw, data_at = file.find(hdu)
     try:
-        layout = table_layout(raw)
+        layout = ascii_layout(raw) if is_ascii(raw) else tiles(raw) if is_tiled(raw) else table_layout(raw)
     except ValueError as error:
         raise InputError(f"{file.path}: HDU {hdu}: {error}") from error
     file.check_end(data_at + layout.data_bytes, hdu, "the table needs")
@@ -107,16 +123,6 @@ class _Scan:
     data_at: int
     fields: list[Field]
     digest: Hash | None
-
-    def feed(self, start: int, stop: int) -> None:
-        """Give the bytes from ``start`` to ``stop`` to the digest, if there is one."""
-        if self.digest is None:
-            return
-        piece = memoryview(bytearray(min(_READ_BYTES, max(stop - start, 0))))
-        for at in range(start, stop, _READ_BYTES):
-            view = piece[: stop - at]
-            self.file.read_into(view, at, self.hdu)
-            self.digest.update(view)
 
     def blocks(self, block_bytes: int) -> Iterator[pa.Table]:
         """Yield all rows."""

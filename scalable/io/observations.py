@@ -97,6 +97,7 @@ def sources(survey: Survey, observations: pa.Table) -> list[Source]:
             path=str(survey.confined(row["path"])),
             name=row["path"],
             hdu=survey.files.hdu,
+            table=survey.files.table,
             observation_id=row["observation_id"],
             field=str(row.get("field") or ""),
             band=row["band"] or "",

@@ -22,7 +22,7 @@ class Source:
     path : str
         Where the file is.
     hdu : int
-        Extension number in a FITS file; other formats ignore it.
+        Extension number in a FITS file, or which TABLE of a VOTable; other formats ignore it.
     observation_id : int
         Row of the observation index that lists this file.
     field, band : str
@@ -35,6 +35,8 @@ class Source:
         Path of the file below the survey's root: what a store's records show.
     problem : str
         Why the file is to be set aside unread: it does not show its band or MJD. Empty for a good one.
+    table : str
+        Path of the table inside an HDF5 file; other formats ignore it.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Source:
     epoch: int = 1
     name: str = ""
     problem: str = ""
+    table: str = ""
 
 
 @dataclass(frozen=True)

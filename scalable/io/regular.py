@@ -1,4 +1,4 @@
-"""The one way in which readers open a file of somebody else: a regular file, by descriptor, never waiting."""
+"""The one way in which readers open a file of somebody else, by descriptor and never waiting, and feed it to a digest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import stat
 
 from scalable.errors import InputError, MissingInputError
+from scalable.io.reader import Hash
+
+_PIECE = 1 << 18
 
 
 def open_regular(path: str, what: str) -> int:
@@ -36,3 +39,22 @@ def open_regular(path: str, what: str) -> int:
         os.close(descriptor)
         raise InputError(f"{path}: not a {what}: it is not a regular file")
     return descriptor
+
+
+def feed(digest: Hash | None, path: str, descriptor: int, start: int, stop: int) -> None:
+    """Give the bytes from ``start`` to ``stop`` to a digest, if there is one.
+
+    Raises
+    ------
+    InputError
+        If the file ends before.
+    """
+    while digest is not None and start < stop:
+        try:
+            piece = os.pread(descriptor, min(_PIECE, stop - start), start)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
+        if not piece:
+            raise InputError(f"{path}: file ends at byte {start}, it had {stop}: it was cut while it was read; fetch it again")
+        digest.update(piece)
+        start += len(piece)

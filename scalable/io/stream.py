@@ -9,16 +9,14 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from scalable.errors import InputError
+from scalable.io.limits import most_expanded
 from scalable.io.reader import Hash
 from scalable.io.regular import open_regular
 
-MAX_EXPANSION = 200
-"""How many times its own size a compressed file may swell to, besides `FREE_EXPANSION`."""
-
-FREE_EXPANSION = 1 << 26  # so that small files of many equal rows, which compress well, are not suspect
+GZIP = b"\x1f\x8b"
+"""How a file compressed with gzip begins."""
 
 _PIECE = 1 << 17
-_GZIP = b"\x1f\x8b"
 
 
 class ByteStream:
@@ -31,7 +29,7 @@ class ByteStream:
         self._digest = digest
         self._given = 0
         self._held = self._stored()  # stored bytes that are not yet inflated, or not yet given
-        self._inflate = zlib.decompressobj(wbits=31) if self._held.startswith(_GZIP) else None
+        self._inflate = zlib.decompressobj(wbits=31) if self._held.startswith(GZIP) else None
 
     def read(self, count: int) -> bytes:
         """Return the next bytes, ``count`` of them unless the file ends before; at least one of them unless it has ended.
@@ -88,10 +86,11 @@ class ByteStream:
                 return piece
 
     def _next_member(self) -> bool:
-        """Begin the next of several gzip members; whatever else follows the last one is passed over, as gunzip does."""
-        while len(self._held) < len(_GZIP) and (more := self._stored()):
-            self._held += more
-        if self._held.startswith(_GZIP):
+        """Begin the next of several gzip members, behind zeros or not; whatever else follows is passed over, as gunzip does."""
+        self._held = self._held.lstrip(b"\0")
+        while len(self._held) < len(GZIP) and (more := self._stored()):
+            self._held = (self._held + more).lstrip(b"\0")
+        if self._held.startswith(GZIP):
             self._inflate = zlib.decompressobj(wbits=31)
             return True
         while self._held:
@@ -99,11 +98,10 @@ class ByteStream:
         return False
 
     def _check_size(self, more: int) -> None:
-        limit = MAX_EXPANSION * self.size + FREE_EXPANSION
-        if self._given + more > limit:
+        if self._given + more > (limit := most_expanded(self.size)):
             raise InputError(
-                f"{self.path}: {self.size} compressed bytes swell to more than {limit} "
-                f"({MAX_EXPANSION} times as many and {FREE_EXPANSION}): refused as a bomb; if it is none, run gunzip on it first"
+                f"{self.path}: {self.size} bytes of gzip swell to more than {limit}: refused as a decompression bomb; "
+                "if it is none, run gunzip on it first"
             )
 
 

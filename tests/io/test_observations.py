@@ -119,7 +119,9 @@ def test_sources_carry_what_the_index_says(index, tmp_path: Path) -> None:
     found = index("5,3,Ks,55000.5,0.8\n")
     (source,) = sources(survey(tmp_path), found)
     said = {"hdu": 2, "observation_id": 5, "field": "3", "band": "Ks", "mjd": 55000.5, "epoch": 1}
-    assert asdict(source).items() >= (said | {"path": str(tmp_path / "F3-Ks-E001.fits")}).items()
+    assert asdict(source).items() >= (said | {"path": str(tmp_path / "F3-Ks-E001.fits"), "table": ""}).items()
+    inside = survey(tmp_path).model_dump(by_alias=True) | {"files": {"format": "hdf5", "table": "/a/b", "templates": (TEMPLATE,)}}
+    assert sources(Survey.model_validate(inside), found)[0].table == "/a/b"
 
 
 def test_a_file_outside_the_root_is_never_a_source(index, tmp_path: Path) -> None:

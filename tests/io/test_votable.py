@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import struct
 import tracemalloc
 import warnings
@@ -163,10 +162,14 @@ def test_every_kind_of_column_holds_what_astropy_reads(tmp_path: Path, kind: str
         "vizier_b2_votable.xml",
     ],
 )
-def test_documents_that_others_wrote_hold_what_astropy_reads(name: str) -> None:
+def test_documents_that_others_wrote_hold_what_astropy_reads(name: str, tmp_path: Path) -> None:
     path = Path(get_pkg_data_path("tests", "data", name, package="astropy.io.votable"))
     if not path.exists():
         pytest.skip("astropy was installed without its tests' data")
+    if name.startswith("vizier"):
+        with pytest.raises(InputError, match=r"vizier.*: line 101, .*the service cut the result"):
+            list(READER.scan(Source(str(path))))
+        path = put(tmp_path / name, path.read_text().replace('value="OVERFLOW"', 'value="OK"'))
     whole = check_reader(READER, Source(str(path)))
     assert whole.num_rows > 0
     if not name.startswith(("regression", "gemini")):  # astropy makes 0 of an empty TD in documents of version 1.1
@@ -374,6 +377,14 @@ INT = field("a", "int")
             '<VOTABLE><RESOURCE><INFO name="QUERY_STATUS" value="ERROR"/></RESOURCE></VOTABLE>',
             "the service answered with an error",
         ),
+        (
+            document(INT, rows(("1",))).replace("</TABLE>", '</TABLE><INFO name="QUERY_STATUS" value="OVERFLOW"/>'),
+            "the service cut the result .* larger MAXREC",
+        ),
+        (
+            document(INT, rows(("1",))).replace("</TABLE>", '</TABLE><INFO name="QUERY_STATUS" value="ERROR"/>'),
+            "the service broke off with an error",
+        ),
         ('<?xml version="1.0" encoding="none-such"?><VOTABLE/>', "cannot be decoded|unknown encoding"),
     ],
 )
@@ -382,6 +393,15 @@ def test_a_document_that_cannot_be_is_refused_by_place_and_reason(tmp_path: Path
     for block_bytes in (7, 1 << 26):
         with pytest.raises(InputError, match=f"^{path}: .*({message})"):
             list(READER.scan(Source(str(path)), block_bytes=block_bytes))
+
+
+def test_a_result_that_the_service_cut_behind_another_table_is_not_this_one(tmp_path: Path) -> None:
+    first = document(INT, rows(("1",)))
+    other = "<TABLE>" + INT + rows(("2",)) + '</TABLE><INFO name="QUERY_STATUS" value="OVERFLOW"/>'
+    path = put(tmp_path / "a.xml", first.replace("</TABLE>", "</TABLE>" + other))
+    assert [block.num_rows for block in READER.scan(Source(str(path)))] == [1]
+    with pytest.raises(InputError, match="the service cut the result"):
+        list(READER.scan(Source(str(path), 2)))
 
 
 @pytest.mark.parametrize(
@@ -416,7 +436,7 @@ def test_compressed_documents_are_read_and_bombs_are_not(tmp_path: Path) -> None
     path = put(tmp_path / "bomb.gz", bomb)
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="bomb.gz: .*refused as a bomb"):
+        with pytest.raises(InputError, match="bomb.gz: .*refused as a decompression bomb"):
             READER.describe(Source(str(path)))
         assert tracemalloc.get_traced_memory()[1] < 1 << 26
     finally:
@@ -430,35 +450,3 @@ def test_a_missing_file_a_missing_column_and_the_format_are_named(tmp_path: Path
     path = put(tmp_path / "a.xml", document(field("ra", "double"), rows(("1",))))
     with pytest.raises(ColumnError, match="a.xml: no column 'Ra'; did you mean 'ra'"):
         next(READER.scan(Source(str(path)), columns=["Ra"]))
-
-
-# Any damage
-
-
-def outcome(path: Path, block_bytes: int) -> str:
-    try:
-        for block in READER.scan(Source(str(path)), block_bytes=block_bytes, digest=hashlib.sha256()):
-            block.validate(full=True)
-        READER.describe(Source(str(path)))
-    except InputError as error:
-        return "refused" if str(error).startswith(f"{path}: ") else str(error)
-    return "read"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_document_is_read_or_refused_but_nothing_else(tmp_path: Path, kind: str) -> None:
-    rng = np.random.default_rng(len(kind))
-    path = write(tmp_path / "a.xml", many_kinds(), kind)
-    whole = path.read_bytes()
-    inside = whole.index(b"<DATA>")
-    outcomes = set()
-    for _ in range(60):
-        raw = bytearray(whole)
-        if rng.random() < 0.1:
-            del raw[int(rng.integers(0, len(raw))) :]
-        for _ in range(int(rng.integers(1, 4)) if raw else 0):
-            at = int(rng.integers(min(inside, len(raw) - 1) if rng.random() < 0.5 else 0, len(raw)))
-            raw[at] = rng.choice(list(b"A/0<> 9*x&")) if rng.random() < 0.7 else raw[at] ^ 1 << int(rng.integers(0, 8))
-        path.write_bytes(raw)
-        outcomes.add(outcome(path, int(rng.choice([100, 1 << 20]))))
-    assert outcomes == {"read", "refused"}
