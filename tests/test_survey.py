@@ -188,7 +188,7 @@ MISTAKES = {
     "no bands": (("[J, H]", "[]"), 7, r"bands: a survey with positions needs at least one"),
     "table by path where there are none": (
         ("files:\n", "files:\n  table: /stars\n"),
-        4,
+        5,
         r"files: table: only HDF5 files hold tables by path, files\.format is 'fits'; use hdu",
     ),
     "format nobody reads": (("files:\n", "files:\n  format: fit\n"), 5, r"files\.format: Input should be 'fits'"),

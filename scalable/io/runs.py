@@ -46,25 +46,25 @@ def ranges_of(run: pa.Table, key: str, ranges: NDArray[np.int64]) -> pa.Table:
 def take_rows(table: pa.Table, index: NDArray[np.int64]) -> pa.Table:
     """Return rows of a table by index, as one chunk a column.
 
-    Numbers without nulls go through NumPy, which gathers them several times faster than Arrow gathers from many chunks.
+    Numbers go through NumPy, which gathers them several times faster than Arrow gathers from many chunks; a null among floats
+    travels as NaN, which no stored column holds otherwise.
     """
     columns = []
     for values in table.columns:
-        plain = values.null_count == 0 and (pa.types.is_integer(values.type) or pa.types.is_floating(values.type))
-        if plain:
-            columns.append(pa.array(np.take(_joined(values), index), values.type))
+        if pa.types.is_floating(values.type) or (pa.types.is_integer(values.type) and values.null_count == 0):
+            columns.append(pa.array(np.take(_joined(values), index), values.type, from_pandas=True))
         else:
             columns.append(values.combine_chunks().take(pa.array(index)))
     return pa.table(columns, schema=table.schema)
 
 
 def _joined(values: pa.ChunkedArray) -> NDArray[Any]:
-    chunks = [chunk.to_numpy() for chunk in values.chunks]
+    chunks = [chunk.to_numpy(zero_copy_only=False) for chunk in values.chunks]
     return chunks[0] if len(chunks) == 1 else np.concatenate([np.zeros(0, values.type.to_pandas_dtype()), *chunks])
 
 
 def flat(table: pa.Table, name: str) -> NDArray[Any]:
-    """Return one column without nulls as a flat NumPy array, without a copy where it is one chunk."""
+    """Return one column as a flat NumPy array, without a copy where it is one chunk; floats that are null are NaN."""
     return _joined(table[name])
 
 

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from scalable.catalog.check import Finding, check
-from scalable.errors import SurveyError
 from scalable.survey import Survey, open_survey
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -176,11 +175,10 @@ def test_the_lines_that_a_check_gives_settle_all_that_it_found(data: Path, tmp_p
     assert check(survey).findings == ()
 
 
-def test_a_table_without_ids_and_positions_is_no_catalogue_of_objects_and_the_description_says_so(
-    data: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(SurveyError, match="columns: exactly one column must have role object_id, not none"):
-        describe(tmp_path, data / "photoz" / "sdss_mgs_mlz" / "SDSS_MGS.test", {"zs": {"role": "value"}}, "text")
+def test_a_table_without_ids_and_positions_is_one_of_rows_and_nothing_is_held_against_it(data: Path, tmp_path: Path) -> None:
+    survey = describe(tmp_path, data / "photoz" / "sdss_mgs_mlz" / "SDSS_MGS.test", {"zs": {"role": "value"}}, "text")
+    assert not survey.has_positions
+    assert check(survey).findings == ()
 
 
 def test_the_example_of_des_has_settled_all_but_the_path_in_the_header(data: Path, tmp_path: Path) -> None:

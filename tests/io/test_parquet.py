@@ -122,7 +122,7 @@ def test_a_flipped_bit_in_a_page_is_noticed_and_the_file_named(tmp_path: Path) -
     for chunk in chunks:
         end = (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size
         # The last bytes of a chunk are the end of its data page, behind every header.
-        for at in range(end - 20, end):
+        for at in range(end - 12, end):
             damaged = bytearray(data)
             damaged[at] ^= 1 << at % 8
             path.write_bytes(damaged)
