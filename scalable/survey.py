@@ -79,10 +79,13 @@ class Template(Part):
         return self
 
 
+Format = Literal["fits", "csv", "text", "ecsv", "votable"]
+
+
 class Files(Part):
     """The format of the tables and where they lie."""
 
-    format: Literal["fits", "csv", "text", "ecsv", "votable"] = Field("fits", description="format of the tables")
+    format: Format = Field("fits", description="format of the tables")
     hdu: int = Field(1, ge=0, description="number of the extension that holds the table; of a VOTable, which table, from 1")
     templates: tuple[Template, ...] = Field(description="file names; the first whose bands fit is taken")
 
@@ -120,6 +123,39 @@ class Store(Part):
 
     margin_arcsec: float = Field(5.0, gt=0, le=60, description="largest spread of one object's detections [arcsec]")
     leaf_mb: float = Field(128.0, gt=0, description="largest size of one decoded leaf of detections [MB]")
+
+
+class Grouping(Part):
+    """What makes detections one object: an id they share, their position, or a reference object they are nearest to."""
+
+    by: Literal["id", "position", "reference"] = Field("id", description="id (the column of that role), position or reference")
+    radius_arcsec: float | None = Field(
+        None, ge=0.001, description="linking length between detections, and largest distance from the reference [arcsec]"
+    )
+    reference: str = Field("", description="table of reference objects, a path below root")
+    format: Format = Field("fits", description="format of that table")
+    hdu: int = Field(1, ge=0, description="number of its extension; of a VOTable, which table, from 1")
+    id: str = Field("", description="its column of ids, whole numbers from 0")
+    ra: str = Field("", description="its column of right ascensions")
+    dec: str = Field("", description="its column of declinations")
+    unit: Unit | None = Field(
+        None, description="the true unit of its positions; it overrules the header (deg where there is none)"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Grouping:
+        needed = {"id": (), "position": ("radius_arcsec",), "reference": ("radius_arcsec", "reference", "id", "ra", "dec")}[
+            self.by
+        ]
+        missing = [name for name in needed if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"grouping by {self.by} needs {', '.join(missing)} too")
+        unread = sorted(
+            self.model_fields_set - {"by", *needed} - ({"format", "hdu", "unit"} if self.by == "reference" else set())
+        )
+        if unread:
+            raise ValueError(f"grouping by {self.by} does not read {', '.join(unread)}; remove it, or set grouping.by")
+        return self
 
 
 class Variability(Part):
@@ -211,6 +247,7 @@ class Survey(Part):
     columns: dict[str, ColumnRule]
     quality: dict[str, str] = Field(default_factory=dict, description="named cuts, as SQL conditions on detections")
     store: Store = Store()
+    grouping: Grouping = Grouping()
     products: Products = Products()
     questions: tuple[Question, ...] = ()
     accept: tuple[Annotated[str, AfterValidator(_known_contradiction)], ...] = Field(
@@ -222,9 +259,13 @@ class Survey(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Survey:
+        by_id = self.grouping.by == "id"
         for role in ("object_id", "ra", "dec"):
             names = [name for name, rule in self.columns.items() if rule.role == role]
-            if len(names) != 1:
+            if role == "object_id" and not by_id:
+                if names:
+                    raise ValueError(f"columns.{names[0]}: objects are grouped by {self.grouping.by}; give it the role value")
+            elif len(names) != 1:
                 raise ValueError(f"columns: exactly one column must have role {role}, not {names or 'none'}")
         for name, rule in self.columns.items():
             if rule.error and rule.error not in self.columns:
@@ -232,6 +273,8 @@ class Survey(Part):
         for name in (self.products.magnitude, self.products.flux):
             if name and name not in self.columns:
                 raise ValueError(f"products: no column {name!r}; {nearest(name, self.columns)}")
+        if (self.grouping.radius_arcsec or 0.0) > self.store.margin_arcsec:
+            raise ValueError("grouping.radius_arcsec must not exceed store.margin_arcsec: tasks see no further across borders")
         self._check_bands()
         self._check_names()
         return self
@@ -276,7 +319,7 @@ class Survey(Part):
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides what the store holds; not of plots, questions or texts."""
-        parts = self.model_dump(mode="json", include={"name", "observations", "files", "bands", "columns", "store"})
+        parts = self.model_dump(mode="json", include={"name", "observations", "files", "bands", "columns", "store", "grouping"})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -390,6 +433,7 @@ def model_at(location: tuple[str | int, ...]) -> type[Part] | None:
         ("columns", "*", "nulls", "*"): NullRule,
         ("columns", "*", "convert"): Conversion,
         ("store",): Store,
+        ("grouping",): Grouping,
         ("products",): Products,
         ("products", "variability"): Variability,
         ("products", "bright"): Bright,
