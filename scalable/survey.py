@@ -129,8 +129,8 @@ class Grouping(Part):
     """What makes detections one object: an id they share, their position, or a reference object they are nearest to."""
 
     by: Literal["id", "position", "reference"] = Field("id", description="id (the column of that role), position or reference")
-    radius_arcsec: float | None = Field(
-        None, ge=0.001, description="linking length between detections, and largest distance from the reference [arcsec]"
+    radius_arcsec: float = Field(
+        0.0, ge=0, description="linking length between detections, and largest distance from the reference [arcsec], from 0.001"
     )
     reference: str = Field("", description="table of reference objects, a path below root")
     format: Format = Field("fits", description="format of that table")
@@ -150,9 +150,10 @@ class Grouping(Part):
         missing = [name for name in needed if not getattr(self, name)]
         if missing:
             raise ValueError(f"grouping by {self.by} needs {', '.join(missing)} too")
-        unread = sorted(
-            self.model_fields_set - {"by", *needed} - ({"format", "hdu", "unit"} if self.by == "reference" else set())
-        )
+        if needed and self.radius_arcsec < 0.001:
+            raise ValueError("grouping.radius_arcsec must be at least 0.001")
+        read = {"by", *needed, *(("format", "hdu", "unit") if self.by == "reference" else ())}
+        unread = sorted(set(self.model_dump(exclude_defaults=True)) - read)
         if unread:
             raise ValueError(f"grouping by {self.by} does not read {', '.join(unread)}; remove it, or set grouping.by")
         return self
@@ -273,7 +274,7 @@ class Survey(Part):
         for name in (self.products.magnitude, self.products.flux):
             if name and name not in self.columns:
                 raise ValueError(f"products: no column {name!r}; {nearest(name, self.columns)}")
-        if (self.grouping.radius_arcsec or 0.0) > self.store.margin_arcsec:
+        if self.grouping.radius_arcsec > self.store.margin_arcsec:
             raise ValueError("grouping.radius_arcsec must not exceed store.margin_arcsec: tasks see no further across borders")
         self._check_bands()
         self._check_names()

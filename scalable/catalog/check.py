@@ -245,6 +245,8 @@ def _ids(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def _duplicates(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    if not schema.by_role("object_id"):
+        return
     name = schema.by_role("object_id")[0].name
     odd = []
     for sample in samples:
@@ -291,6 +293,8 @@ def _errors(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
 
 def _classes(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
     """Compare the class of the same objects between the two bands of one field that come first."""
+    if not schema.by_role("object_id"):
+        return
     name = schema.by_role("object_id")[0].name
     for column in schema.by_role("class"):
         pair = _two_bands(samples)

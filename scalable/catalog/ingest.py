@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from scalable.catalog.ingest_reduce import (
     Plan,
     Reduced,
     check_bucket,
+    check_pixels,
     detections_schema,
     reduce_pixels,
     settle_wide,
 )
+from scalable.catalog.ingest_reference import index_reference, reference_sources
 from scalable.cluster import run_tasks
 from scalable.errors import InputError, ScalableError, StoreError
 from scalable.io.drivers import reader_for
@@ -108,7 +110,7 @@ def find_inputs(survey: Survey) -> Inputs:
     observations = read_observations(survey)
     found = tuple(sources(survey, observations))
     state = [survey.digest]
-    for source in found:
+    for source in (*found, *reference_sources(survey)):
         stat = Path(source.path).stat() if Path(source.path).exists() else None
         state.append(f"{source} {stat and (stat.st_size, stat.st_mtime_ns)}")
     return Inputs(observations, found, hashlib.sha256("\n".join(state).encode()).hexdigest())
@@ -150,6 +152,7 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
         survey, reference_schema(survey, inputs.sources), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES))
     )
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, _start(work, inputs.run_id))
+    run_tasks(index_reference, reference_sources(survey), settings)
     records = _map(batches, settings, progress)
     plan, pixels, wide = _plan(records, run, progress)
     reduced = _reduce(pixels, plan, progress)
@@ -182,24 +185,38 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
     settings, store = run.settings, run.settings.survey.store
     runs = tuple((record.name, record.first, record.last) for record in records if record.rows)
     progress("plan", 0, settings.buckets, 0)
-    suspects = np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs))
+    canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
+    # An object of a neighbour within the margin of a border reaches as far again with its detections.
+    plan = Plan(settings, ring_order(2 * store.margin_arcsec), runs, canonical)
+    counted = pa.concat_tables([read_arrow(run.work / "map" / f"{name}.cells.arrow") for name, _, _ in runs])
+    suspects = _suspects(plan, counted)
     wide = WIDE.empty_table()
     if len(suspects):
         wide = run_tasks(settle_wide, [np.sort(suspects)], settings, runs)[0]
-    counted = pa.concat_tables([read_arrow(run.work / "map" / f"{name}.cells.arrow") for name, _, _ in runs])
     # The mean of a wide object can lie far from all its detections.
     owners = wide["owner"].to_numpy() >> 2 * (MAX_ORDER - CELL_ORDER)
-    cells, rows = cells_to_cut(
-        np.concatenate([counted["cell"].to_numpy(), owners]),
-        np.concatenate([counted["rows"].to_numpy(), np.zeros(len(owners), dtype=np.int64)]),
-    )
-    # An object of a neighbour within the margin of a border reaches as far again with its detections.
-    order = ring_order(2 * store.margin_arcsec)
-    limit = max(1, int(store.leaf_mb * 1e6 / detections_schema(settings.schema).row_bytes))
-    cut = split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, order))
-    canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
+    cells = np.concatenate([counted["cell"].to_numpy(), owners])
+    rows = np.concatenate([counted["rows"].to_numpy(), np.zeros(len(owners), dtype=np.int64)])
     progress("plan", settings.buckets, settings.buckets, 0)
-    return Plan(settings, order, runs, canonical, wide.num_rows > 0), [(Pixel(o, i), n) for o, i, n in cut], wide
+    return replace(plan, wide=wide.num_rows > 0), _cut(plan, cells, rows), wide
+
+
+def _suspects(plan: Plan, counted: pa.Table) -> NDArray[np.int64]:
+    """Return the ids, or the keys of rows without one, of objects that may be wider than the margin."""
+    settings = plan.settings
+    if settings.survey.grouping.by == "id":
+        return np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, plan.runs))
+    pixels = _cut(plan, counted["cell"].to_numpy(), counted["rows"].to_numpy())
+    return np.concatenate(run_tasks(check_pixels, bundle(pixels, detections_schema(settings.schema).row_bytes), plan))
+
+
+def _cut(plan: Plan, cells: NDArray[np.int64], rows: NDArray[np.int64]) -> list[tuple[Pixel, int]]:
+    """Cut the sky into pixels whose leaves are not too large; return the rows in each."""
+    row_bytes = detections_schema(plan.settings.schema).row_bytes
+    limit = max(1, int(plan.settings.survey.store.leaf_mb * 1e6 / row_bytes))
+    cells, rows = cells_to_cut(cells, rows)
+    cut = split_pixels(cells, rows, CELL_ORDER, limit=limit, max_order=min(CELL_ORDER, plan.ring_order))
+    return [(Pixel(order, index), n) for order, index, n in cut]
 
 
 def cells_to_cut(cells: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, commit
+from scalable.catalog.grouping import REFERENCE
 from scalable.catalog.ingest_map import FileRecord, MapRecord, Settings
 from scalable.catalog.ingest_reduce import MEMBERS, Reduced, detections_schema, objects_schema, write_index_part
 from scalable.cluster import run_tasks
@@ -89,6 +90,7 @@ def commit_version(run: Run, records: Sequence[MapRecord], reduced: Sequence[Red
         "survey_digest": survey.digest,
         "bands": list(survey.bands),
         "margin_arcsec": survey.store.margin_arcsec,
+        "grouping": survey.grouping.model_dump(mode="json", exclude_defaults=True),
         "accounting": _total(run, files, books, kept),
         "nulls": _nulls(kept),
         "wide_objects": wide.num_rows,
@@ -131,15 +133,25 @@ def balance(run: Run, files: Mapping[int, FileRecord], reduced: Sequence[Reduced
 def _total(
     run: Run, files: Mapping[int, FileRecord], books: Mapping[int, tuple[int, int]], kept: Sequence[Reduced]
 ) -> dict[str, int]:
+    stored = sum(stored for stored, _ in books.values())
     return {
         "read": sum(entry.rows for entry in files.values()),
-        "stored": sum(stored for stored, _ in books.values()),
+        "stored": stored,
         "rejected": sum(lost for _, lost in books.values()),
         "files": len(files),
         "quarantined": sum(bool(entry.reason) for entry in files.values()),
         "input_bytes": sum(entry.size_bytes for entry in files.values()),
         "objects": sum(leaf.rows for leaf in _leaves(kept, "objects")),
-    }
+    } | _reference_total(run, kept, stored)
+
+
+def _reference_total(run: Run, kept: Sequence[Reduced], stored: int) -> dict[str, int]:
+    """Count rows of reference objects and others, and reference objects without any row, which are not stored."""
+    if run.settings.survey.grouping.by != "reference":
+        return {}
+    seen, matched = (sum(counts) for counts in zip(*(result.matched for result in kept), strict=True))
+    unseen = read_arrow(run.work / REFERENCE).num_rows - seen
+    return {"matched": matched, "unmatched": stored - matched, "reference_unseen": unseen}
 
 
 def _leaves(kept: Sequence[Reduced], member: str) -> list[Leaf]:

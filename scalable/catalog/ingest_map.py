@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scalable.catalog.grouping import claimed_by_reference, row_keys
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
@@ -118,7 +119,9 @@ def map_batch(batch: Batch, settings: Settings) -> MapRecord:
     cells, counts = np.unique(pixels >> 2 * (MAX_ORDER - CELL_ORDER), return_counts=True)
     write_arrow(rows, folder / f"{batch.name}.run.arrow")
     write_arrow(pa.table({"cell": cells, "rows": counts}), folder / f"{batch.name}.cells.arrow")
-    write_arrow(_boxes(rows, settings.buckets), folder / f"{batch.name}.boxes.arrow")
+    # Without ids of the survey every row is an object of its own here, and nobody asks for its box.
+    boxed = rows if settings.survey.grouping.by == "id" else rows.slice(0, 0)
+    write_arrow(_boxes(boxed, settings.buckets), folder / f"{batch.name}.boxes.arrow")
     write_arrow(pa.concat_tables([REJECTED.empty_table(), *rejected]), folder / f"{batch.name}.rejected.arrow")
     # The record is written last: it says that everything before it is whole.
     write_json(done, asdict(record))
@@ -143,6 +146,8 @@ def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord)
     for block in reader.scan(source, columns=info.schema.names, digest=digest):
         table = apply_rules(block, found, survey.columns).select(settings.schema.names)
         good, bad = _locate(table, source, rank, survey, first_row=entry.rows)
+        if survey.grouping.by == "reference":
+            good = claimed_by_reference(good, survey.grouping, Path(settings.work))
         kept.append(good)
         rejected.append(bad)
         entry.rows += block.num_rows
@@ -172,8 +177,9 @@ def _same_columns(found: Schema, wanted: Schema, source: Source) -> None:
 def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first_row: int) -> tuple[pa.Table, pa.Table]:
     """Add id, row number, position and pixel to a block; rows without an id or a position are rejected, with the reason."""
     rows = np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
-    id_column, ra_column, dec_column = (survey.column_of(role) for role in ("object_id", "ra", "dec"))
-    ids = _integer_ids(table[id_column], source, id_column)
+    ra_column, dec_column = (survey.column_of(role) for role in ("ra", "dec"))
+    id_column = survey.column_of("object_id") if survey.grouping.by == "id" else ""
+    ids = integer_ids(table[id_column], source, id_column) if id_column else pa.array(row_keys(source, rows))
     ra = degrees(table, ra_column, source)
     dec = degrees(table, dec_column, source)
     reasons = np.full(len(rows), "", dtype=object)
@@ -194,7 +200,8 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     rejected = REJECTED.empty_table()
     if bad.any():
         values = [str(table[column][int(row)].as_py()) for row, column in zip(np.flatnonzero(bad), columns[bad], strict=True)]
-        rejected = rejection(source, rows[bad], ids.filter(pa.array(bad)), reasons[bad], columns[bad], values)
+        lost = ids.filter(pa.array(bad)) if id_column else pa.nulls(int(bad.sum()), pa.int64())
+        rejected = rejection(source, rows[bad], lost, reasons[bad], columns[bad], values)
         good = np.flatnonzero(~bad)
         table, rows, keys, ra, dec = take_rows(table, good), rows[good], keys[good], ra[good], dec[good]
     pixels = to_pixels(ra, dec) if len(ra) else np.zeros(0, dtype=np.int64)
@@ -211,7 +218,8 @@ def rejection(source: Source, rows: Any, ids: Any, reasons: Any, columns: Any, v
     return pa.table(columns, schema=REJECTED)
 
 
-def _integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
+def integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
+    """Return a column of object ids as 64-bit integers; nulls stay."""
     try:
         return pc.cast(column.combine_chunks(), pa.int64())
     except pa.ArrowException as error:
