@@ -120,10 +120,7 @@ GROUPINGS = {
         r"does not read dec, id, ra, ref",
     ),
     "a radius beyond the margin": ("by: position, radius_arcsec: 5.1", r"radius_arcsec must not exceed store\.margin_arcsec"),
-    "a radius of nothing": (
-        "by: position, radius_arcsec: 0",
-        r"grouping\.radius_arcsec: Input should be greater than or equal to",
-    ),
+    "a radius of next to nothing": ("by: position, radius_arcsec: 0.0001", r"grouping\.radius_arcsec must be at least 0\.001"),
     "a unit of nothing": (f"{BY_REFERENCE}, unit: radianz", r"grouping\.unit: 'radianz' is not a unit"),
 }
 

@@ -292,13 +292,16 @@ def group(rows: pa.Table, ids: NDArray[np.int64], *, nearest: bool) -> Objects:
 
 
 def _apart(rows: pa.Table, ids: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how far each row, in ``order`` by id, is from the mean of its object's rows or from its reference [arcsec]."""
+    """Return how far each row, in ``order`` by id, is from the mean of its object's rows or from its reference [arcsec].
+
+    To a millionth: two rows are equally far from their mean, whatever rounding says.
+    """
     offsets = boundaries(ids[order])
     vectors = unit_vectors(flat(rows, "_work_ra")[order], flat(rows, "_work_dec")[order])
     means = unit_vectors(*mean_positions(vectors, offsets))
     chords = np.sqrt(((vectors - np.repeat(means, np.diff(offsets), axis=0)) ** 2).sum(axis=1))
     # The rows of a reference object all stand at its position.
-    return np.rad2deg(chords) * 3600 + (flat(rows, APART)[order] if APART in rows.column_names else 0.0)
+    return np.round(np.rad2deg(chords) * 3600 + (flat(rows, APART)[order] if APART in rows.column_names else 0.0), 6)
 
 
 def _rows_of(objects: Objects, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
