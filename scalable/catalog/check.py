@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scalable.catalog.condition import parse_condition
 from scalable.catalog.ingest_reduce import detections_schema
+from scalable.catalog.ingest_reference import reference_columns, reference_sources
 from scalable.catalog.light_curves import floats
 from scalable.errors import ColumnError, MissingInputError, QueryError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
@@ -73,6 +74,8 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     Checked
         Findings that the survey's ``accept`` names are left out.
     """
+    for source in reference_sources(survey):
+        reference_columns(source, survey.grouping)
     reader = reader_for(survey.files.format)
     listed = sources(survey, read_observations(survey))
     headers: list[tuple[Source, TableInfo]] = []

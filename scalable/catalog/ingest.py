@@ -69,9 +69,10 @@ class Inputs:
 def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: Progress | None = None) -> Collection:
     """Bring a survey's tables into a store; computes, on the Dask scheduler in use.
 
-    Each file is read once. Rows are placed by their object's mean position, in canonical order (pixel of the object, id, band,
-    MJD, observation, source row). A file that cannot be used is set aside with its reason, the others go on. A new version
-    appears by one rename; a rerun after a crash does only what is missing and gives the same bytes.
+    Each file is read once. Rows are placed by their object's position (that of its reference, or else the mean of its
+    detections), in canonical order (pixel of the object, id, band, MJD, observation, source row). A file that cannot be used is
+    set aside with its reason, the others go on. A new version appears by one rename; a rerun after a crash does only what is
+    missing and gives the same bytes.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
     suspects = _suspects(plan, counted)
     wide = WIDE.empty_table()
     if len(suspects):
-        wide = run_tasks(settle_wide, [np.sort(suspects)], settings, runs)[0]
+        wide = run_tasks(settle_wide, [np.unique(suspects)], settings, runs)[0]
     # The mean of a wide object can lie far from all its detections.
     owners = wide["owner"].to_numpy() >> 2 * (MAX_ORDER - CELL_ORDER)
     cells = np.concatenate([counted["cell"].to_numpy(), owners])

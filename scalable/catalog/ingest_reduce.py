@@ -130,7 +130,7 @@ def check_bucket(bucket: int, settings: Settings, runs: tuple[tuple[str, int, in
 
 
 def check_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> NDArray[np.int64]:
-    """Return the keys of rows in some pixels whose object, grouped by position, spreads further than the margin.
+    """Return the keys of rows in and around some pixels whose object, grouped by position, spreads further than the margin.
 
     An object is a component C: rows connected by steps of at most the radius r, which is at most the margin M. It is *wide* if
     the diagonal of its Cartesian box is longer than M; no part of an object has a longer one than the whole. A task sees the rows
@@ -146,15 +146,14 @@ def check_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> NDArray[np.int64]:
     """
     found = [np.zeros(0, dtype=np.int64)]
     for pixel in pixels:
-        rows = gather(pixel, plan).select([HEALPIX_COLUMN, "_work_ra", "_work_dec", "object_id"])
+        rows = gather(pixel, plan).select(["_work_ra", "_work_dec", "object_id"])
         ids = flat(with_object_ids(rows, plan.settings.survey.grouping), "object_id")
         order = np.argsort(ids, kind="stable")
         offsets = boundaries(ids[order])
         box = boxes(unit_vectors(flat(rows, "_work_ra")[order], flat(rows, "_work_dec")[order]), offsets)
         wide = np.repeat(box_extent_arcsec(box) > plan.settings.survey.store.margin_arcsec, np.diff(offsets))
-        inside = (flat(rows, HEALPIX_COLUMN) >= pixel.start) & (flat(rows, HEALPIX_COLUMN) < pixel.stop)
-        found.append(flat(rows, "object_id")[order][wide & inside[order]])
-    return np.concatenate(found)
+        found.append(flat(rows, "object_id")[order][wide])
+    return np.unique(np.concatenate(found))
 
 
 def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[tuple[str, int, int], ...]) -> pa.Table:

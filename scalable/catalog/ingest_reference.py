@@ -46,9 +46,9 @@ def index_reference(source: Source, settings: Settings) -> None:
     write_arrow(take_rows(table, np.argsort(table[HEALPIX_COLUMN].to_numpy(), kind="stable")), path)
 
 
-def _read(source: Source, grouping: Grouping) -> pa.Table:
-    reader = reader_for(grouping.format)
-    info = reader.describe(source)
+def reference_columns(source: Source, grouping: Grouping) -> Schema:
+    """Return the columns of id, right ascension and declination, by the header alone, with the units that hold."""
+    info = reader_for(grouping.format).describe(source)
     names = (grouping.id, grouping.ra, grouping.dec)
     for name in names:
         if name not in info.schema:
@@ -56,11 +56,15 @@ def _read(source: Source, grouping: Grouping) -> pa.Table:
     columns = [info.schema[name] for name in names]
     if grouping.unit is not None:
         columns[1:] = [replace(column, unit=grouping.unit) for column in columns[1:]]
-    schema = Schema(tuple(columns)).to_arrow()
-    blocks = [pa.table(block.select(names).columns, schema=schema) for block in reader.scan(source, columns=list(names))]
-    table = pa.concat_tables(blocks)
+    return Schema(tuple(columns))
+
+
+def _read(source: Source, grouping: Grouping) -> pa.Table:
+    schema = reference_columns(source, grouping)
+    blocks = reader_for(grouping.format).scan(source, columns=schema.names)
+    table = pa.concat_tables([pa.table(block.select(schema.names).columns, schema=schema.to_arrow()) for block in blocks])
     ids = integer_ids(table[grouping.id], source, grouping.id)
-    ra, dec = (degrees(table, name, source) for name in names[1:])
+    ra, dec = (degrees(table, name, source) for name in (grouping.ra, grouping.dec))
     missing = ids.is_null().to_numpy(zero_copy_only=False)
     ids = ids.fill_null(0).to_numpy()
     _refuse(missing, source, grouping.id, "no id")

@@ -357,6 +357,13 @@ def test_an_object_of_the_reference_stands_where_the_reference_says(tmp_path: Pa
     assert found.accounting["reference_unseen"] == 1
 
 
+def test_a_reference_across_the_border_of_any_cell_is_found(tmp_path: Path) -> None:
+    rows = [(file, *moved(place, 90 * file, 0.3)) for place in PLACES.values() for file in range(4)]
+    references = [(number, *moved(place, 40, 0.3)) for number, place in enumerate(PLACES.values())]
+    found = check(Sky(tuple(rows), 1.0, references=tuple(references)), tmp_path)
+    assert (found.accounting["matched"], found.accounting["objects"]) == (len(rows), len(references))
+
+
 def test_of_two_references_in_one_place_the_lower_id_is_taken(tmp_path: Path) -> None:
     found = check(Sky(((0, 10.0, 0.0),), 1.0, references=((8, 10.0, 0.0), (3, 10.0, 0.0), (5, 10.0, 0.0))), tmp_path)
     assert pa.concat_tables(read_member(found, "objects").values())["object_id"].to_pylist() == [3]
@@ -395,6 +402,9 @@ def test_a_reference_that_cannot_be_used_is_refused_with_the_place(tmp_path: Pat
     with pytest.raises(error, match=message):
         ingest(survey, into=tmp_path / "store")
     assert not (tmp_path / "store" / "versions").exists()
+    if case in ("no file", "no column"):
+        with pytest.raises(error, match=message):
+            check_headers(survey)
 
 
 def test_another_reference_is_another_run(tmp_path: Path) -> None:
