@@ -144,9 +144,8 @@ class Grouping(Part):
 
     @model_validator(mode="after")
     def _complete(self) -> Grouping:
-        needed = {"id": (), "position": ("radius_arcsec",), "reference": ("radius_arcsec", "reference", "id", "ra", "dec")}[
-            self.by
-        ]
+        place = ("reference", "id", "ra", "dec")
+        needed = {"id": (), "position": ("radius_arcsec",), "reference": ("radius_arcsec", *place)}[self.by]
         missing = [name for name in needed if not getattr(self, name)]
         if missing:
             raise ValueError(f"grouping by {self.by} needs {', '.join(missing)} too")

@@ -1,10 +1,11 @@
 """Ingest: what makes rows one object where the survey has no ids: their position, or the reference object they are nearest to.
 
 Each row starts with a key of its own, ``observation_id * 2**33 + source_row``, in the place of an id. An object that friends of
-friends find takes the smallest key of its rows, that is the key of its canonical first row: unique, independent of tiling, and
-the same after a later night, with larger observation ids, was added. Rows that a reference object claims take its id and stand at
-its position from then on, so that for the rest of ingest they are rows with an id and without spread; the others have the key
-``~key = -key - 1``, below 0 where the ids of references are not, and are grouped among themselves.
+friends find takes the smallest key of its rows, that is the key of its first row: unique, independent of tiling, and the same
+after a later night, with larger observation ids, was added (unless a row of it joins two objects). Rows that a reference object
+claims take its id and stand at its position from then on, so that for the rest of ingest they are rows with an id and without
+spread; the others have the key ``~key = -key - 1``, below 0 where the ids of references are not, and are grouped among themselves.
+Reference objects without a row are counted, not stored.
 """
 
 from __future__ import annotations
@@ -63,16 +64,14 @@ def claimed_by_reference(rows: pa.Table, grouping: Grouping, work: Path) -> pa.T
     """
     if rows.num_rows == 0:
         return rows.append_column(APART, pa.array([], pa.float64()))
-    ra, dec = flat(rows, "_work_ra"), flat(rows, "_work_dec")
     near = _references_near(flat(rows, HEALPIX_COLUMN), grouping, work)
-    vectors = (unit_vectors(ra, dec), unit_vectors(near["ra"].to_numpy(), near["dec"].to_numpy()))
-    index, apart = nearest_reference(*vectors, grouping.radius_arcsec)
+    vectors = unit_vectors(flat(rows, "_work_ra"), flat(rows, "_work_dec"))
+    index, apart = nearest_reference(vectors, unit_vectors(flat(near, "ra"), flat(near, "dec")), grouping.radius_arcsec)
     found = index >= 0
-    columns = {"object_id": np.where(found, 0, ~flat(rows, "object_id")), HEALPIX_COLUMN: flat(rows, HEALPIX_COLUMN).copy()}
-    columns |= {"_work_ra": ra.copy(), "_work_dec": dec.copy()}
+    rows = rows.set_column(rows.column_names.index("object_id"), "object_id", pa.array(~flat(rows, "object_id")))
     for name, reference_name in (("object_id", "id"), (HEALPIX_COLUMN, HEALPIX_COLUMN), ("_work_ra", "ra"), ("_work_dec", "dec")):
-        columns[name][found] = near[reference_name].to_numpy()[index[found]]
-    for name, values in columns.items():
+        values = flat(rows, name).copy()
+        values[found] = flat(near, reference_name)[index[found]]
         rows = rows.set_column(rows.column_names.index(name), name, pa.array(values))
     return rows.append_column(APART, pa.array(np.where(found, apart, 0.0)))
 

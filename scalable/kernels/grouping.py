@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from scalable.kernels.partition import boundaries
+from scalable.kernels.partition import boundaries, boxes
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -152,11 +152,7 @@ def _linked(vectors: Float, rows: Int, offsets: Int, columns: Int, levels: Int, 
     """
     cells = len(offsets) - 1
     parents = np.arange(cells)
-    boxes = np.empty((cells, 6))
-    for cell in range(cells):
-        for axis in range(3):
-            along = vectors[offsets[cell] : offsets[cell + 1], axis]
-            boxes[cell, axis], boxes[cell, axis + 3] = along.min(), along.max()
+    box = boxes(vectors, offsets)
     # Friends are at most two cells apart on each axis; half of the columns around are enough, for friendship is mutual.
     for dx in range(3):
         for dy in range(-2, 3):
@@ -174,7 +170,7 @@ def _linked(vectors: Float, rows: Int, offsets: Int, columns: Int, levels: Int, 
                     if a != b and _any_friends(
                         vectors[offsets[cell] : offsets[cell + 1]],
                         vectors[offsets[other] : offsets[other + 1]],
-                        boxes[other],
+                        box[other],
                         limit,
                     ):
                         parents[max(a, b)] = min(a, b)
