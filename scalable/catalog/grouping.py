@@ -4,8 +4,8 @@ Each row starts with a key of its own, ``observation_id * 2**33 + source_row``, 
 friends find takes the smallest key of its rows, that is the key of its first row: unique, independent of tiling, and the same
 after a later night, with larger observation ids, was added (unless a row of it joins two objects). Rows that a reference object
 claims take its id and stand at its position from then on, so that for the rest of ingest they are rows with an id and without
-spread; the others have the key ``~key = -key - 1``, below 0 where the ids of references are not, and are grouped among themselves.
-Reference objects without a row are counted, not stored.
+spread; the others have the key ``~key = -key - 1``, below 0 where the ids of references are not, and are grouped among
+themselves. Reference objects without a row are counted, not stored.
 """
 
 from __future__ import annotations
