@@ -149,12 +149,13 @@ class Template(Part):
         return self
 
 
+Format = Literal["fits", "csv", "text", "ecsv", "votable", "parquet", "hdf5"]
+
+
 class Files(Part):
     """The format of the tables and where they lie."""
 
-    format: Literal["fits", "csv", "text", "ecsv", "votable", "parquet", "hdf5"] = Field(
-        "fits", description="format of the tables"
-    )
+    format: Format = Field("fits", description="format of the tables")
     hdu: int = Field(1, ge=0, description="number of the extension that holds the table; of a VOTable, which table, from 1")
     table: str = Field("", description="path of the table inside an HDF5 file: a group or a compound dataset")
     templates: tuple[Template, ...] = Field(
@@ -236,6 +237,39 @@ class Store(Part):
 
     margin_arcsec: float = Field(5.0, gt=0, le=60, description="largest spread of one object's detections [arcsec]")
     leaf_mb: float = Field(128.0, gt=0, description="largest size of one decoded leaf of detections [MB]")
+
+
+class Grouping(Part):
+    """What makes detections one object: an id they share, their position, or a reference object they are nearest to."""
+
+    by: Literal["id", "position", "reference"] = Field("id", description="id (the column of that role), position or reference")
+    radius_arcsec: float = Field(
+        0.0, ge=0, description="linking length between detections, and largest distance from the reference [arcsec], from 0.001"
+    )
+    reference: str = Field("", description="table of reference objects, a path below root")
+    format: Format = Field("fits", description="format of that table")
+    hdu: int = Field(1, ge=0, description="number of its extension; of a VOTable, which table, from 1")
+    id: str = Field("", description="its column of ids, whole numbers from 0")
+    ra: str = Field("", description="its column of right ascensions")
+    dec: str = Field("", description="its column of declinations")
+    unit: Unit | None = Field(
+        None, description="the true unit of its positions; it overrules the header (deg where there is none)"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Grouping:
+        place = ("reference", "id", "ra", "dec")
+        needed = {"id": (), "position": ("radius_arcsec",), "reference": ("radius_arcsec", *place)}[self.by]
+        missing = [name for name in needed if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"grouping by {self.by} needs {', '.join(missing)} too")
+        if needed and self.radius_arcsec < 0.001:
+            raise ValueError("grouping.radius_arcsec must be at least 0.001")
+        read = {"by", *needed, *(("format", "hdu", "unit") if self.by == "reference" else ())}
+        unread = sorted(set(self.model_dump(exclude_defaults=True)) - read)
+        if unread:
+            raise ValueError(f"grouping by {self.by} does not read {', '.join(unread)}; remove it, or set grouping.by")
+        return self
 
 
 class Variability(Part):
@@ -337,6 +371,7 @@ class Survey(Part):
     )
     quality: dict[str, str] = Field(default_factory=dict, description="named cuts, as SQL conditions on detections")
     store: Store = Store()
+    grouping: Grouping = Grouping()
     products: Products = Products()
     questions: tuple[Question, ...] = ()
     accept: tuple[Annotated[str, AfterValidator(_known_contradiction)], ...] = Field(
@@ -356,6 +391,8 @@ class Survey(Part):
             if name and name not in self.columns:
                 raise ValueError(f"products: no column {name!r}; {nearest(name, self.columns)}")
         self._check_observations()
+        if self.grouping.radius_arcsec > self.store.margin_arcsec:
+            raise ValueError("grouping.radius_arcsec must not exceed store.margin_arcsec: tasks see no further across borders")
         self._check_bands()
         self._check_names()
         return self
@@ -363,10 +400,15 @@ class Survey(Part):
     def _check_roles(self) -> None:
         for role in ("object_id", "ra", "dec"):
             names = [name for name, rule in self.columns.items() if rule.role == role]
-            if len(names) > 1 or (self.has_positions and not names):
+            if role == "object_id" and self.grouping.by != "id":
+                if names:
+                    raise ValueError(f"columns.{names[0]}: objects are grouped by {self.grouping.by}; give it the role value")
+            elif len(names) > 1 or (self.has_positions and not names):
                 raise ValueError(f"columns: exactly one column must have role {role}, not {names or 'none'}")
         if self.has_positions and not self.bands:
             raise ValueError("bands: a survey with positions needs at least one")
+        if not self.has_positions and self.grouping != Grouping():
+            raise ValueError("grouping: objects are found by position, and no column has the roles ra and dec")
         if not self.has_positions and self.products != Products():
             raise ValueError("products: a table without positions has none of these; give columns the roles ra and dec")
 
@@ -430,7 +472,7 @@ class Survey(Part):
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides what the store holds; not of plots, questions or texts."""
-        parts = self.model_dump(mode="json", include={"name", "observations", "files", "bands", "columns", "store"})
+        parts = self.model_dump(mode="json", include={"name", "observations", "files", "bands", "columns", "store", "grouping"})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -546,6 +588,7 @@ def model_at(location: tuple[str | int, ...]) -> type[Part] | None:
         ("columns", "*", "nulls", "*"): NullRule,
         ("columns", "*", "convert"): Conversion,
         ("store",): Store,
+        ("grouping",): Grouping,
         ("products",): Products,
         ("products", "variability"): Variability,
         ("products", "bright"): Bright,

@@ -200,6 +200,45 @@ MISTAKES = {
 }
 
 
+BY_REFERENCE = "by: reference, radius_arcsec: 1, reference: ref.csv, id: n, ra: ra, dec: dec"
+GROUPINGS = {
+    "nobody's grouping": ("by: name", r"grouping\.by: Input should be 'id', 'position' or 'reference'"),
+    "no radius": ("by: position", r"grouping: grouping by position needs radius_arcsec too"),
+    "no reference": ("by: reference, radius_arcsec: 1", r"grouping by reference needs reference, id, ra, dec too"),
+    "a radius for ids": ("radius_arcsec: 1", r"grouping by id does not read radius_arcsec; remove it, or set grouping\.by"),
+    "a reference for positions": (
+        f"{BY_REFERENCE}, by: position".replace("by: reference, ", ""),
+        r"does not read dec, id, ra, ref",
+    ),
+    "a radius beyond the margin": ("by: position, radius_arcsec: 5.1", r"radius_arcsec must not exceed store\.margin_arcsec"),
+    "a radius of next to nothing": ("by: position, radius_arcsec: 0.0001", r"grouping\.radius_arcsec must be at least 0\.001"),
+    "a unit of nothing": (f"{BY_REFERENCE}, unit: radianz", r"grouping\.unit: 'radianz' is not a unit"),
+}
+
+
+@pytest.mark.parametrize("case", GROUPINGS)
+def test_a_grouping_that_cannot_be_is_refused(write, case: str) -> None:
+    fields, message = GROUPINGS[case]
+    with pytest.raises(SurveyError, match=message):
+        open_survey(write(("{role: object_id}", "{}"), more=f"grouping: {{{fields}}}\n"))
+
+
+@pytest.mark.parametrize("fields", ["by: position, radius_arcsec: 0.5", BY_REFERENCE, f"{BY_REFERENCE}, format: csv, unit: deg"])
+def test_without_ids_objects_are_grouped_by_position_or_reference_and_an_id_is_a_plain_value(write, fields: str) -> None:
+    more = f"grouping: {{{fields}}}\n"
+    survey = open_survey(write(("{role: object_id}", "{}"), more=more))
+    assert survey.columns["SourceID"].role == "value"
+    with pytest.raises(SurveyError, match=r"columns\.SourceID: objects are grouped by .*; give it the role value"):
+        open_survey(write(more=more))
+
+
+def test_the_digest_changes_with_how_objects_are_grouped(write) -> None:
+    fields = ["by: position, radius_arcsec: 0.5", "by: position, radius_arcsec: 0.6", BY_REFERENCE, f"{BY_REFERENCE}, hdu: 2"]
+    ids = ("{role: object_id}", "{}")
+    assert len({open_survey(write(ids, more=f"grouping: {{{text}}}\n")).digest for text in fields}) == 4
+    assert open_survey(write(more="grouping: {by: id}\n")).digest == open_survey(write()).digest
+
+
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_answered_with_file_line_field_and_choices(write, case: str) -> None:
     change, line, message = MISTAKES[case]
@@ -355,7 +394,7 @@ def _inner(annotation: object) -> list[tuple[type[Part], tuple[str | int, ...]]]
 
 def test_every_part_of_the_description_is_found_at_its_location() -> None:
     parts = parts_of(Survey)
-    assert len(parts) == 20
+    assert len(parts) == 21
     for location, part in parts.items():
         assert model_at(location) is part, location
         assert field_names(location) == sorted(info.alias or name for name, info in part.model_fields.items())

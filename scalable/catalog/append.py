@@ -109,6 +109,9 @@ def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Sour
     again = "; ingest everything anew with: scalable run, into another store"
     if before.manifest["survey_digest"] != survey.digest:
         raise StoreError(f"{before.path}: was made under other rules (columns, bands, files or store of the survey){again}")
+    if survey.grouping.by != "id" or not survey.has_positions:
+        what = f"objects are grouped by {survey.grouping.by}" if survey.has_positions else "its tables have no positions"
+        raise StoreError(f"{before.path}: append needs object ids, and {what}{again}")
     names = ["observation_id", "path", "band", "mjd", "status", "size_bytes"]
     rows = {row["observation_id"]: row for row in before.observations.select(names).to_pylist()}
     listed = {source.observation_id: source for source in inputs.sources}
@@ -167,7 +170,7 @@ def _run(
     progress("plan", 0, 1, 0)
     touched = _plan(base, run, added)
     progress("plan", 1, 1, 0)
-    reduced = reduce_sky(touched.write, plan_of(run, added + touched.opened.runs, touched.wide_rows), progress)
+    reduced = reduce_sky(touched.write, plan_of(run, added + touched.opened.runs, wide=touched.wide_rows.num_rows > 0), progress)
     known = known_leaves(before)
     carried = [(pixel, known[pixel]) for pixel in touched.carry if pixel in known]
     groups = [tuple(carried[i : i + 64]) for i in range(0, len(carried), 64)]

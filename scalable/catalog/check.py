@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scalable.catalog.condition import parse_condition
 from scalable.catalog.ingest_reduce import detections_schema
+from scalable.catalog.ingest_reference import reference_columns, reference_sources
 from scalable.catalog.ingest_rows import rows_schema
 from scalable.catalog.light_curves import floats
 from scalable.errors import ColumnError, InputError, MissingInputError, QueryError, ScalableError, SurveyError
@@ -82,6 +83,8 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     Checked
         Findings that the survey's ``accept`` names are left out.
     """
+    for source in reference_sources(survey):
+        reference_columns(source, survey.grouping)
     reader = reader_for(survey.files.format)
     observations = read_observations(survey)
     listed = sources(survey, observations)
@@ -338,6 +341,8 @@ def _ids(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
 
 
 def _duplicates(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
+    if not schema.by_role("object_id"):
+        return
     name = schema.by_role("object_id")[0].name
     odd = []
     for sample in samples:
@@ -389,6 +394,8 @@ def _errors(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
 
 def _classes(schema: Schema, samples: Sequence[Sample]) -> Iterator[Finding]:
     """Compare the class of the same objects between the two bands of one field that come first."""
+    if not schema.by_role("object_id"):
+        return
     name = schema.by_role("object_id")[0].name
     for column in schema.by_role("class"):
         pair = _two_bands(samples)

@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -25,10 +25,12 @@ from scalable.catalog.ingest_reduce import (
     Plan,
     Reduced,
     check_bucket,
+    check_pixels,
     detections_schema,
     reduce_pixels,
     settle_wide,
 )
+from scalable.catalog.ingest_reference import index_reference, reference_sources
 from scalable.catalog.ingest_rows import commit_rows, map_rows
 from scalable.cluster import run_tasks
 from scalable.errors import InputError, ScalableError, StoreError
@@ -66,10 +68,10 @@ class Inputs:
 def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: Progress | None = None) -> Collection:
     """Bring a survey's tables into a store; computes, on the Dask scheduler in use.
 
-    Each file is read once. Rows are placed by their object's mean position, in canonical order (pixel of the object, id, band,
-    MJD, observation, source row); those of tables without positions stay in the order of their files. A file that cannot be
-    used is set aside with its reason, the others go on. A new version appears by one rename; a rerun after a crash does only
-    what is missing and gives the same bytes.
+    Each file is read once. Rows are placed by their object's position (that of its reference, or else the mean of its
+    detections), in canonical order (pixel of the object, id, band, MJD, observation, source row); those of tables without
+    positions stay in the order of their files. A file that cannot be used is set aside with its reason, the others go on. A new
+    version appears by one rename; a rerun after a crash does only what is missing and gives the same bytes.
 
     Parameters
     ----------
@@ -110,7 +112,7 @@ def find_inputs(survey: Survey) -> Inputs:
     observations = read_observations(survey)
     found = tuple(sources(survey, observations))
     state = [survey.digest]
-    for source in found:
+    for source in (*found, *reference_sources(survey)):
         stat = Path(source.path).stat() if Path(source.path).exists() else None
         state.append(f"{source} {stat and (stat.st_size, stat.st_mtime_ns)}")
     return Inputs(observations, found, hashlib.sha256("\n".join(state).encode()).hexdigest())
@@ -159,6 +161,7 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
         collection = commit_rows(run, stored)
         progress("commit", 1, 1, 0)
         return collection
+    run_tasks(index_reference, reference_sources(survey), settings)
     records = map_files(map_batch, batches, settings, progress)
     demand_rows(records)
     plan, pixels, wide, density = _plan(records, run, progress)
@@ -198,13 +201,19 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
     settings, store = run.settings, run.settings.survey.store
     runs = tuple(part for record in records for part in record.runs if part.rows)
     progress("plan", 0, settings.buckets, 0)
-    suspects = find_suspects(runs, settings)
-    wide = run_tasks(settle_wide, [suspects], settings, runs)[0] if len(suspects) else WIDE.empty_table()
     counts, limit = count_cells(runs, run.work), row_limit(store, settings.schema)
     deep = count_deep(counts.cells[counts.rows > limit], runs, settings)
+    plan = plan_of(run, runs)
+    if settings.survey.grouping.by == "id":
+        suspects = find_suspects(runs, settings)
+    else:
+        pixels = cut_sky(counts, deep, np.zeros(0, dtype=np.int64), store, limit=limit)
+        groups = bundle(pixels, detections_schema(settings.schema).row_bytes)
+        suspects = np.unique(np.concatenate(run_tasks(check_pixels, groups, plan)))
+    wide = run_tasks(settle_wide, [suspects], settings, runs)[0] if len(suspects) else WIDE.empty_table()
     pixels = cut_sky(counts, deep, wide["owner"].to_numpy(), store, limit=limit)
     progress("plan", settings.buckets, settings.buckets, 0)
-    return plan_of(run, runs, wide), pixels, wide, density_table(counts, deep, store)
+    return replace(plan, wide=wide.num_rows > 0), pixels, wide, density_table(counts, deep, store)
 
 
 def find_suspects(runs: tuple[RunInfo, ...], settings: Settings) -> NDArray[np.int64]:
@@ -212,10 +221,10 @@ def find_suspects(runs: tuple[RunInfo, ...], settings: Settings) -> NDArray[np.i
     return np.sort(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs)))
 
 
-def plan_of(run: Run, runs: tuple[RunInfo, ...], wide: pa.Table) -> Plan:
+def plan_of(run: Run, runs: tuple[RunInfo, ...], *, wide: bool = False) -> Plan:
     """Return what the reduce stage works from."""
     canonical = run.observations.take(np.argsort(run.ranks)).select(["observation_id", "band", "mjd", "path"])
-    return Plan(run.settings, runs, canonical, wide.num_rows > 0)
+    return Plan(run.settings, runs, canonical, wide)
 
 
 def reduce_sky(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:

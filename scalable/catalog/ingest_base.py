@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from scalable.catalog.ingest_map import CELL_ORDER, REJECTED, FileRecord, RunInf
 from scalable.catalog.ingest_plan import DENSITY_FILE, Counts, counts_of, cut_sky, row_limit
 from scalable.catalog.ingest_reduce import MEMBERS, Reduced, is_whole, load_result, member_folder, pixel_file, save_result
 from scalable.io.layout import read_layout
-from scalable.io.parquet import Leaf, known_leaf, read_leaf
+from scalable.io.parquet import known_leaf, read_leaf
 from scalable.io.reader import Source
 from scalable.io.runs import flat, read_arrow, read_json, take_rows, write_arrow, write_json
 from scalable.schema import Schema
@@ -167,7 +168,7 @@ def reopen_leaf(pixel: Pixel, version: str, settings: Settings, ranks: tuple[NDA
     rank = ranks[1][np.searchsorted(ranks[0], flat(leaf, "observation_id"))].astype(np.int32)
     rows = located(own, ra, dec, rank, flat(leaf, "object_id"), flat(leaf, "source_row"))
     rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
-    run = write_run(folder, name, rows, settings.buckets)
+    run = write_run(folder, name, rows, settings)
     values, counts = np.unique(rank, return_counts=True)
     stored = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     write_json(done, {"run": asdict(run), "stored": {str(value): count for value, count in stored.items()}})
@@ -200,7 +201,7 @@ def _carry(pixel: Pixel, known: Known, version: Path, settings: Settings) -> Red
     done = pixel_file(work, pixel, "json")
     if done.exists() and is_whole(result := load_result(done), work / "version"):
         return result
-    leaves: dict[str, Leaf | None] = dict.fromkeys(MEMBERS)
+    leaves: dict[str, Any] = dict.fromkeys(MEMBERS)
     nulls: dict[str, int] = {}
     for member, (size_bytes, sha256) in known.items():
         old, new = (member_folder(folder, member) / pixel.hats_path for folder in (version, work / "version"))

@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, commit
+from scalable.catalog.grouping import REFERENCE
 from scalable.catalog.ingest_map import FileRecord, MapRecord, Settings
 from scalable.catalog.ingest_plan import DENSITY_FILE
 from scalable.catalog.ingest_reduce import (
@@ -129,6 +130,7 @@ def commit_version(
     for name, table in (("wide_objects.parquet", wide), (DENSITY_FILE, density)):
         digests[name] = write_leaf(table, run.version, name)
     accounting = total(files, books) | {"objects": sum(leaf.rows for leaf in _leaves(kept, "objects"))}
+    accounting |= _reference_total(run, kept, accounting["stored"])
     more = {"margin_arcsec": run.settings.survey.store.margin_arcsec, "wide_objects": wide.num_rows}
     more |= {"accounting": accounting, "nulls": dict(nulls)}
     more |= {"parent": {"version": carried.version, "run_id": carried.run_id} if carried else None}
@@ -159,6 +161,7 @@ def publish_version(
         "survey": survey.name,
         "survey_digest": survey.digest,
         "bands": list(survey.bands),
+        "grouping": survey.grouping.model_dump(mode="json", exclude_defaults=True),
         "files": _files(run.version, digests),
         **more,
     }
@@ -196,14 +199,24 @@ def balance(
 
 def total(files: Mapping[int, FileRecord], books: Mapping[int, tuple[int, int]]) -> dict[str, int]:
     """Return rows and files of a whole ingest."""
+    stored = sum(stored for stored, _ in books.values())
     return {
         "read": sum(entry.rows for entry in files.values()),
-        "stored": sum(stored for stored, _ in books.values()),
+        "stored": stored,
         "rejected": sum(lost for _, lost in books.values()),
         "files": len(files),
         "quarantined": sum(bool(entry.reason) for entry in files.values()),
         "input_bytes": sum(entry.size_bytes for entry in files.values()),
     }
+
+
+def _reference_total(run: Run, kept: Sequence[Reduced], stored: int) -> dict[str, int]:
+    """Count rows of reference objects and others, and reference objects without any row, which are not stored."""
+    if run.settings.survey.grouping.by != "reference":
+        return {}
+    seen, matched = (sum(counts) for counts in zip(*(result.matched for result in kept), strict=True))
+    unseen = read_arrow(run.work / REFERENCE).num_rows - seen
+    return {"matched": matched, "unmatched": stored - matched, "reference_unseen": unseen}
 
 
 def _leaves(kept: Sequence[Reduced], member: str) -> list[Leaf]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scalable.catalog.grouping import claimed_by_reference, row_keys
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
@@ -177,21 +178,23 @@ class _Runs:
 
     def _write(self) -> None:
         folder, name = Path(self._settings.work) / "map", f"{self._name}.{len(self._written)}"
-        rows = pa.concat_tables([_empty(self._settings.schema), *self._rows])
+        rows = pa.concat_tables(self._rows) if self._rows else _empty(self._settings.schema)
         self._rows = []
         rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
-        self._written.append(write_run(folder, name, rows, self._settings.buckets))
+        self._written.append(write_run(folder, name, rows, self._settings))
         write_arrow(pa.concat_tables([REJECTED.empty_table(), *self._rejected]), folder / f"{name}.rejected.arrow")
         self._rejected = []
 
 
-def write_run(folder: Path, name: str, rows: pa.Table, buckets: int) -> RunInfo:
+def write_run(folder: Path, name: str, rows: pa.Table, settings: Settings) -> RunInfo:
     """Write a run sorted along the sky, its counts by cell and its boxes by object."""
     pixels = flat(rows, "_healpix_29")
     cells, counts = np.unique(pixels >> 2 * (MAX_ORDER - CELL_ORDER), return_counts=True)
     write_arrow(rows, folder / f"{name}.run.arrow")
     write_arrow(pa.table({"cell": cells, "rows": counts}), folder / f"{name}.cells.arrow")
-    write_arrow(_boxes(rows, buckets), folder / f"{name}.boxes.arrow")
+    # Without ids of the survey every row is an object of its own here, and nobody asks for its box.
+    boxed = rows if settings.survey.grouping.by == "id" else rows.slice(0, 0)
+    write_arrow(_boxes(boxed, settings.buckets), folder / f"{name}.boxes.arrow")
     return RunInfo(name, int(pixels[0]), int(pixels[-1]), len(pixels)) if len(pixels) else RunInfo(name, 0, 0, 0)
 
 
@@ -206,6 +209,8 @@ def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord,
     """Read one file to the end, block by block."""
     for table in scan_file(source, settings, entry):
         good, bad = _locate(table, source, rank, settings.survey, first_row=entry.rows)
+        if settings.survey.grouping.by == "reference":
+            good = claimed_by_reference(good, settings.survey.grouping, Path(settings.work))
         runs.add(good, bad)
         entry.rejected += bad.num_rows
 
@@ -257,8 +262,9 @@ def _same_columns(found: Schema, wanted: Schema, source: Source) -> None:
 def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first_row: int) -> tuple[pa.Table, pa.Table]:
     """Add id, row number, position and pixel to a block; rows without an id or a position are rejected, with the reason."""
     rows = np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
-    id_column, ra_column, dec_column = (survey.column_of(role) for role in ("object_id", "ra", "dec"))
-    ids = _integer_ids(table[id_column], source, id_column)
+    ra_column, dec_column = (survey.column_of(role) for role in ("ra", "dec"))
+    id_column = survey.column_of("object_id") if survey.grouping.by == "id" else ""
+    ids = integer_ids(table[id_column], source, id_column) if id_column else pa.array(row_keys(source, rows))
     ra, dec = positions(table, survey, source)
     reasons = np.full(len(rows), "", dtype=object)
     columns = np.full(len(rows), "", dtype=object)
@@ -276,7 +282,8 @@ def _locate(table: pa.Table, source: Source, rank: int, survey: Survey, *, first
     rejected = REJECTED.empty_table()
     if bad.any():
         values = [str(table[column][int(row)].as_py()) for row, column in zip(np.flatnonzero(bad), columns[bad], strict=True)]
-        rejected = rejection(source, rows[bad], ids.filter(pa.array(bad)), reasons[bad], columns[bad], values)
+        lost = ids.filter(pa.array(bad)) if id_column else pa.nulls(int(bad.sum()), pa.int64())
+        rejected = rejection(source, rows[bad], lost, reasons[bad], columns[bad], values)
         good = np.flatnonzero(~bad)
         table, rows, keys, ra, dec = take_rows(table, good), rows[good], keys[good], ra[good], dec[good]
     return located(table, ra, dec, np.full(len(rows), rank, dtype=np.int32), keys.astype(np.int64), rows), rejected
@@ -310,7 +317,8 @@ def rejection(source: Source, rows: Any, ids: Any, reasons: Any, columns: Any, v
     return pa.table(columns, schema=REJECTED)
 
 
-def _integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
+def integer_ids(column: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
+    """Return a column of object ids as 64-bit integers; nulls stay."""
     try:
         return pc.cast(column.combine_chunks(), pa.int64())
     except pa.ArrowException as error:

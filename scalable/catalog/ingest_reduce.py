@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scalable.catalog.grouping import APART, with_object_ids
 from scalable.catalog.ingest_map import REJECTED, RunInfo, Settings, rejection
 from scalable.io.layout import HEALPIX_COLUMN
 from scalable.io.parquet import Leaf, write_leaf
@@ -20,6 +22,7 @@ from scalable.kernels.order import canonical_order
 from scalable.kernels.partition import (
     boundaries,
     box_extent_arcsec,
+    boxes,
     mean_positions,
     merge_boxes,
     spreads_arcsec,
@@ -54,6 +57,7 @@ class Reduced:
     """What one pixel gave: its leaves (none if no object lies in it), rows stored and rejected by observation rank.
 
     The margin leaves hold the objects of other pixels that lie within the margin of this one's border, with their detections.
+    ``matched`` counts the reference objects and their rows.
     """
 
     pixel: Pixel
@@ -64,6 +68,7 @@ class Reduced:
     stored: dict[int, int]
     duplicates: dict[int, int]
     nulls: dict[str, int]
+    matched: tuple[int, int] = (0, 0)
 
 
 def detections_schema(source: Schema) -> Schema:
@@ -98,7 +103,7 @@ def objects_schema(bands: Sequence[str]) -> Schema:
 
 
 def _position_columns(ra: str, dec: str) -> tuple[Column, Column]:
-    text = "normalised vector mean of its detections (ICRS)"
+    text = "that of its reference object, or else the normalised vector mean of its detections (ICRS)"
     return (
         Column(ra, pa.float64(), role="ra", unit="deg", ucd="pos.eq.ra;meta.main", description=f"Right ascension, {text}"),
         Column(dec, pa.float64(), role="dec", unit="deg", ucd="pos.eq.dec;meta.main", description=f"Declination, {text}"),
@@ -122,37 +127,68 @@ def check_bucket(bucket: int, settings: Settings, runs: tuple[RunInfo, ...]) -> 
     return ids[order][offsets[:-1]][extent > settings.survey.store.margin_arcsec]
 
 
+def check_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> NDArray[np.int64]:
+    """Return the keys of rows in and around some pixels whose object, grouped by position, spreads further than the margin.
+
+    An object is a component C: rows connected by steps of at most the radius r, which is at most the margin M. It is *wide* if
+    the diagonal of its Cartesian box is longer than M; no part of an object has a longer one than the whole. A task sees the rows
+    S in its pixel P and, by the ring, all within 2 M of P. Let m be a row in P, C its object, and L the component of m in S.
+
+    - If L is wide, C is: it holds L. So no row of another object is named.
+    - If C is wide, L is: either L = C, or a step of C leads from a row a in L to a row b outside S. Then b is further than 2 M
+      from m, a is further than 2 M - r >= M from m, and L holds both a and m. So every row of C is named, by its pixel's task.
+
+    What is not wide spreads by no more than M. The tasks of the reduce stage, from whose rows all wide objects are taken away,
+    see it as they see an object with an id: if the mean of some of its rows lies in P, or within M of P, all of it lies within M
+    of that mean, hence within 2 M of P, and is seen; and no row of another object links with it.
+    """
+    found = [np.zeros(0, dtype=np.int64)]
+    for pixel in pixels:
+        rows = gather(pixel, plan).select(["_work_ra", "_work_dec", "object_id"])
+        ids = flat(with_object_ids(rows, plan.settings.survey.grouping), "object_id")
+        order = np.argsort(ids, kind="stable")
+        offsets = boundaries(ids[order])
+        box = boxes(unit_vectors(flat(rows, "_work_ra")[order], flat(rows, "_work_dec")[order]), offsets)
+        wide = np.repeat(box_extent_arcsec(box) > plan.settings.survey.store.margin_arcsec, np.diff(offsets))
+        found.append(flat(rows, "object_id")[order][wide])
+    return np.unique(np.concatenate(found))
+
+
 def settle_wide(
     suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...], known: pa.Table | None = None
 ) -> pa.Table:
     """Measure the suspects exactly, set the rows of the truly wide objects apart, and return the list of those objects.
 
-    Objects ``known`` to be wide, from the version that is added to, stay so: the far row may have been a duplicate of theirs.
+    Suspects are ids; keys of rows where objects are grouped by position, and then they are known to be the rows of wide objects.
+    The rows are set apart with their keys, and who gathers all rows of an object finds it again. Objects ``known`` to be wide,
+    from the version that is added to, stay so: the far row may have been a duplicate of theirs.
     """
+    by_id = settings.survey.grouping.by == "id"
     folder = Path(settings.work)
     pieces = []
     for run in runs:
         table = read_arrow(folder / "map" / f"{run.name}.run.arrow")
         pieces.append(table.filter(pa.array(np.isin(flat(table, "object_id"), suspects))))
     rows = pa.concat_tables(pieces)
-    objects = group(rows)
+    ids = flat(with_object_ids(rows, settings.survey.grouping), "object_id")
+    objects = group(rows, ids, nearest=not by_id)
     # The spread is that of all rows, duplicates too: a task that sees a far duplicate alone would take it for the object.
-    by_id = np.argsort(flat(rows, "object_id"))
-    vectors = unit_vectors(flat(rows, "_work_ra")[by_id], flat(rows, "_work_dec")[by_id])
-    spread = spreads_arcsec(vectors, boundaries(flat(rows, "object_id")[by_id]))
+    order = np.argsort(ids, kind="stable")
+    vectors = unit_vectors(flat(rows, "_work_ra")[order], flat(rows, "_work_dec")[order])
+    spread = spreads_arcsec(vectors, boundaries(ids[order]))
     if known is not None and known.num_rows:
         at = np.minimum(np.searchsorted(flat(known, "object_id"), objects.ids), known.num_rows - 1)
         before = np.where(flat(known, "object_id")[at] == objects.ids, flat(known, "spread_arcsec")[at], 0.0)
         spread = np.maximum(spread, before)
-    wide = spread > settings.survey.store.margin_arcsec
-    ids, owners = objects.ids[wide], objects.owners[wide]
+    wide = (spread > settings.survey.store.margin_arcsec) | (not by_id)
+    chosen, owners = objects.ids[wide], objects.owners[wide]
     # Every row of a wide object, duplicates too: the owner of the object drops and lists them.
-    mine = np.flatnonzero(np.isin(flat(rows, "object_id"), ids))
-    owner = owners[np.searchsorted(ids, flat(rows, "object_id")[mine])]
+    mine = np.flatnonzero(np.isin(ids, chosen))
+    owner = owners[np.searchsorted(chosen, ids[mine])]
     by_owner = np.argsort(owner, kind="stable")
     set_apart = take_rows(rows, mine[by_owner]).append_column("_work_owner", pa.array(owner[by_owner]))
     write_arrow(set_apart, folder / "wide.arrow")
-    return pa.table([ids, spread[wide], np.diff(objects.offsets)[wide], owners], schema=WIDE)
+    return pa.table([chosen, spread[wide], np.diff(objects.offsets)[wide], owners], schema=WIDE)
 
 
 def reduce_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> list[Reduced]:
@@ -165,8 +201,9 @@ def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
     done = pixel_file(work, pixel, "json")
     if done.exists() and is_whole(result := load_result(done), work / "version"):
         return result
-    rows = _gather(pixel, plan)
-    objects = group(rows)
+    grouping = plan.settings.survey.grouping
+    rows = with_object_ids(gather(pixel, plan), grouping)
+    objects = group(rows, flat(rows, "object_id"), nearest=grouping.by != "id")
     mine = np.flatnonzero((objects.owners >= pixel.start) & (objects.owners < pixel.stop))
     result = Reduced(pixel, None, None, None, None, {}, {}, {})
     if len(mine):
@@ -178,6 +215,9 @@ def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
         duplicates = duplicates.filter(pa.array(np.isin(flat(duplicates, "object_id"), ids)))
         _write_rejected(duplicates, plan, pixel_file(work, pixel, "rejected.arrow"))
         result = replace(result, duplicates=_count(flat(duplicates, "_work_observation")))
+        if grouping.by == "reference":
+            matched = mine[objects.ids[mine] >= 0]
+            result = replace(result, matched=(len(matched), int(np.diff(objects.offsets)[matched].sum())))
         write_arrow(pa.table({"object_id": ids}), pixel_file(work, pixel, "ids.arrow"))
     save_result(done, result)
     return result
@@ -200,7 +240,7 @@ def is_whole(result: Reduced, version: Path) -> bool:
     return all(path.exists() and path.stat().st_size == size for path, size in paths)
 
 
-def _gather(pixel: Pixel, plan: Plan) -> pa.Table:
+def gather(pixel: Pixel, plan: Plan) -> pa.Table:
     """Return every row in a pixel and in the ring around it, with the objects that are wider than the ring put in place."""
     work = Path(plan.settings.work)
     # An object of a neighbour within the margin of a border reaches as far again with its detections.
@@ -233,7 +273,7 @@ class Objects:
     ids, ra, dec, owners : ndarray, shape (objects,)
         Id, mean position [deg] and the order-29 pixel that holds it.
     duplicates : ndarray of int64
-        Where the second and later rows of one object in one observation are.
+        Where the further rows of one object in one observation are.
     """
 
     rows: NDArray[np.int64]
@@ -245,18 +285,38 @@ class Objects:
     duplicates: NDArray[np.int64]
 
 
-def group(rows: pa.Table) -> Objects:
-    """Group rows by object; the payload is not touched."""
-    ids, observations = flat(rows, "object_id"), flat(rows, "_work_observation")
+def group(rows: pa.Table, ids: NDArray[np.int64], *, nearest: bool) -> Objects:
+    """Group rows by the ids of their objects; the payload is not touched.
+
+    Of several rows of one object in one observation the first is kept, or, with ``nearest``, the one nearest to the mean of all
+    rows of the object or to its reference object.
+    """
+    observations = flat(rows, "_work_observation")
     order = canonical_order(ids, observations, flat(rows, "source_row"))
     first = np.ones(len(order), dtype=bool)
     first[1:] = (np.diff(ids[order]) != 0) | (np.diff(observations[order]) != 0)
+    if nearest and not first.all():
+        # The sort is stable: equally near rows stay in canonical order, and so do observations.
+        order = order[np.lexsort((_apart(rows, ids, order), np.cumsum(first)))]
     kept = order[first]
     offsets = boundaries(ids[kept])
     vectors = unit_vectors(flat(rows, "_work_ra")[kept], flat(rows, "_work_dec")[kept])
     ra, dec = mean_positions(vectors, offsets)
     owners = to_pixels(ra, dec) if len(ra) else np.zeros(0, dtype=np.int64)
     return Objects(kept, offsets, ids[kept][offsets[:-1]], ra, dec, owners, order[~first])
+
+
+def _apart(rows: pa.Table, ids: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how far each row, in ``order`` by id, is from the mean of its object's rows or from its reference [arcsec].
+
+    To a millionth: two rows are equally far from their mean, whatever rounding says.
+    """
+    offsets = boundaries(ids[order])
+    vectors = unit_vectors(flat(rows, "_work_ra")[order], flat(rows, "_work_dec")[order])
+    means = unit_vectors(*mean_positions(vectors, offsets))
+    chords = np.sqrt(((vectors - np.repeat(means, np.diff(offsets), axis=0)) ** 2).sum(axis=1))
+    # The rows of a reference object all stand at its position.
+    return np.round(np.rad2deg(chords) * 3600 + (flat(rows, APART)[order] if APART in rows.column_names else 0.0), 6)
 
 
 def _rows_of(objects: Objects, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -350,7 +410,8 @@ def _write_rejected(duplicates: pa.Table, plan: Plan, path: Path) -> None:
         file, observation = (plan.observations[name][int(rank)].as_py() for name in ("path", "observation_id"))
         source = Source("", name=file, observation_id=observation)
         ids, numbers = rows["object_id"].to_numpy(), rows["source_row"].to_numpy()
-        reason = ["duplicate (object, observation): the first row is kept"] * n
+        kept = "first row" if plan.settings.survey.grouping.by == "id" else "row nearest to the object"
+        reason = [f"duplicate (object, observation): the {kept} is kept"] * n
         tables.append(rejection(source, numbers, ids, reason, ["object_id"] * n, map(str, ids.tolist())))
     write_arrow(pa.concat_tables(tables), path)
 
@@ -385,7 +446,7 @@ def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: t
 
 def save_result(path: Path, result: Reduced) -> None:
     """Write down what a finished pixel gave; written last."""
-    counts = {"stored": result.stored, "duplicates": result.duplicates, "nulls": result.nulls}
+    counts = {"stored": result.stored, "duplicates": result.duplicates, "nulls": result.nulls, "matched": result.matched}
     leaves = {name: leaf and leaf.to_json() for name in MEMBERS for leaf in (getattr(result, name),)}
     write_json(path, {"pixel": [result.pixel.order, result.pixel.index], **leaves, **counts})
 
@@ -394,5 +455,6 @@ def load_result(path: Path) -> Reduced:
     """Read back what a finished pixel gave."""
     value = read_json(path)
     stored, duplicates = ({int(rank): n for rank, n in value[key].items()} for key in ("stored", "duplicates"))
-    leaves = {name: value[name] and Leaf.from_json(value[name]) for name in MEMBERS}
-    return Reduced(Pixel(*value["pixel"]), **leaves, stored=stored, duplicates=duplicates, nulls=value["nulls"])
+    leaves: dict[str, Any] = {name: value[name] and Leaf.from_json(value[name]) for name in MEMBERS}
+    matched = (int(value["matched"][0]), int(value["matched"][1]))
+    return Reduced(Pixel(*value["pixel"]), **leaves, stored=stored, duplicates=duplicates, nulls=value["nulls"], matched=matched)

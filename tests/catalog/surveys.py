@@ -67,8 +67,12 @@ def write_survey(
     leaf_mb: float = 128.0,
     bands: Sequence[str] = BANDS,
     columns: Mapping[str, Mapping[str, Any]] | None = None,
+    grouping: Mapping[str, Any] | None = None,
 ) -> Survey:
-    """Write tables, index and description; ``columns`` are further column rules, or other ones."""
+    """Write tables, index and description; ``columns`` are further column rules, or other ones.
+
+    With a ``grouping`` other than by id the ids of the tables are plain values.
+    """
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     for observation in observations:
         if observation.table is not None:
@@ -77,7 +81,12 @@ def write_survey(
         writer = csv.writer(file)
         writer.writerow(["ID", "Filter", "MJD"])
         writer.writerows((o.id, o.band, repr(o.mjd)) for o in observations)
-    rules = {"StarID": {"role": "object_id"}, "Ra": {"role": "ra"}, "Dec": {"role": "dec"}, "Flux": {"role": "flux"}}
+    rules = {
+        "StarID": {"role": "value" if grouping else "object_id"},
+        "Ra": {"role": "ra"},
+        "Dec": {"role": "dec"},
+        "Flux": {"role": "flux"},
+    }
     description = {
         "survey": "byhand",
         "root": ".",
@@ -86,6 +95,7 @@ def write_survey(
         "bands": list(bands),
         "columns": rules | dict(columns or {}),
         "store": {"margin_arcsec": margin_arcsec, "leaf_mb": leaf_mb},
+        "grouping": dict(grouping or {}),
     }
     # JSON is YAML.
     (folder / "survey.yaml").write_text(json.dumps(description))
