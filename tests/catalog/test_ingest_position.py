@@ -452,9 +452,9 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
     assert finished
     kept: dict[Path, int] = {}
 
-    def before_the_end(*arguments: Any) -> Any:
+    def before_the_end(*arguments: Any, **options: Any) -> Any:
         kept.update({path: path.stat().st_ino for path in finished})
-        return commit(*arguments)
+        return commit(*arguments, **options)
 
     commit = stages.commit_version
     monkeypatch.setattr(stages, "commit_version", before_the_end)
