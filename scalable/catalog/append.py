@@ -33,6 +33,7 @@ from scalable.catalog.ingest_base import (
     Reopened,
     around_all,
     carry_pixels,
+    inside,
     known_leaves,
     meets,
     open_base,
@@ -45,8 +46,10 @@ from scalable.catalog.ingest_commit import Carried, Run, commit_version
 from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, make_batches, map_batch
 from scalable.catalog.ingest_plan import count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import WIDE, settle_wide
+from scalable.catalog.ingest_reference import index_reference, reference_sources
 from scalable.cluster import run_tasks
 from scalable.errors import InputError, StoreError
+from scalable.io.parquet import read_leaf
 from scalable.io.reader import Source
 from scalable.io.runs import flat, read_arrow
 from scalable.sky.pixel import MAX_ORDER, Pixel
@@ -109,9 +112,8 @@ def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Sour
     again = "; ingest everything anew with: scalable run, into another store"
     if before.manifest["survey_digest"] != survey.digest:
         raise StoreError(f"{before.path}: was made under other rules (columns, bands, files or store of the survey){again}")
-    if survey.grouping.by != "id" or not survey.has_positions:
-        what = f"objects are grouped by {survey.grouping.by}" if survey.has_positions else "its tables have no positions"
-        raise StoreError(f"{before.path}: append needs object ids, and {what}{again}")
+    if not survey.has_positions:
+        raise StoreError(f"{before.path}: tables without positions cannot be added to yet{again}")
     names = ["observation_id", "path", "band", "mjd", "status", "size_bytes"]
     rows = {row["observation_id"]: row for row in before.observations.select(names).to_pylist()}
     listed = {source.observation_id: source for source in inputs.sources}
@@ -161,6 +163,9 @@ def _run(
     size = sum(batch.size_bytes for batch in batches) + before.accounting["input_bytes"]
     settings = Settings(survey, stored_columns(before, survey), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES)))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
+    reference = run_tasks(index_reference, reference_sources(survey), settings)
+    if reference != before.manifest["reference_sha256"]:
+        raise StoreError(f"{survey.grouping.reference}: the reference has changed since {before.path} was made; ingest anew")
     records = map_files(map_batch, batches, settings, progress)
     files = [entry for record in records for entry in record.files]
     if all(entry.reason for entry in files):
@@ -182,6 +187,7 @@ def _run(
         reduced,
         wide=touched.wide,
         density=touched.density,
+        reference=reference,
         carried=_carried(base, touched, rank_of),
     )
     progress("commit", 1, 1, 0)
@@ -208,43 +214,48 @@ def _plan(base: Base, run: Run, added: tuple[RunInfo, ...]) -> _Touched:
     crowded = counts.cells[counts.rows > limit]
     known = base.counts.cells[base.counts.rows > limit]
     first = np.setdiff1d(crowded, known)
-    # Objects of new rows may lie anywhere: where ids are repeated far away, they become wide.
-    parts = sorted(str(path) for path in (base.path / "objects" / "objects_id" / "dataset" / "index").glob("*.parquet"))
-    needed = set().union(*run_tasks(pixels_of_ids, parts, settings, added))
     near = reach(np.union1d(fresh_counts.cells, first), store)
-    needed |= {pixel for pixel in base.leaves if meets(near, pixel)}
-    if len(first):
+    needed = {pixel for pixel in base.leaves if meets(near, pixel)}
+    by_id = settings.survey.grouping.by == "id"
+    if by_id:
+        # Objects of new rows may lie anywhere: where ids are repeated far away, they become wide.
+        parts = sorted(str(path) for path in (base.path / "objects" / "objects_id" / "dataset" / "index").glob("*.parquet"))
+        needed |= set().union(*run_tasks(pixels_of_ids, parts, settings, added))
+    if len(first) or not by_id:
+        # Rows of wide objects may lie anywhere; they are counted, or new rows join them.
         needed |= {pixel for pixel in base.leaves if ((base.owners >= pixel.start) & (base.owners < pixel.stop)).any()}
     opened = _Opened(base, run, {}).more(sorted(needed))
     deep = base.deep + count_deep(np.intersect1d(crowded, known), added, settings)
     deep += count_deep(first, added + opened.runs, settings)
 
     changed = fresh_counts.cells
-    suspects = np.union1d(find_suspects(added + opened.runs, settings), flat(base.wide, "object_id"))
-    wide = _settle(suspects, settings, added + opened.runs, base.wide)
+    suspects = find_suspects(plan_of(run, added + opened.runs))
+    suspects = np.union1d(suspects, flat(base.wide, "object_id")) if by_id else suspects
+    wide = _settle(suspects, settings, added + opened.runs)
     if len(suspects):
         # Pixels that held rows of an object which is wide now, or owned it, change too.
         shift = 2 * (MAX_ORDER - CELL_ORDER)
         moved = _moved(base.wide, wide)
         rows = read_arrow(run.work / "wide.arrow")
-        mine = np.isin(flat(rows, "object_id"), moved["object_id"].to_numpy())
+        mine = np.isin(flat(rows, "object_id"), moved["object_id"].to_numpy()) if by_id else np.ones(rows.num_rows, dtype=bool)
         changed = np.unique(np.concatenate([changed, flat(rows, "_healpix_29")[mine] >> shift, flat(moved, "owner") >> shift]))
-    owners = np.union1d(base.owners[~np.isin(flat(base.wide, "object_id"), flat(wide, "object_id"))], flat(wide, "owner"))
+    settled = np.isin(flat(base.wide, "object_id"), flat(wide, "object_id")) | (not by_id)
+    owners = np.union1d(base.owners[~settled], flat(wide, "owner"))
     cut = cut_sky(counts, deep, owners, store, limit=limit)
     before, near = base.cut(settings), reach(changed, store)
     write = [(pixel, rows) for pixel, rows in cut if pixel not in before or meets(near, pixel)]
     writing = {pixel for pixel, _ in write}
     around = around_all(writing, store)
     opened = opened.more([pixel for pixel in base.leaves if meets(around, pixel)])
-    wide = _settle(suspects, settings, added + opened.runs, base.wide)
-    others = base.wide.filter(pa.array(~np.isin(flat(base.wide, "object_id"), flat(wide, "object_id"))))
+    wide = _settle(suspects, settings, added + opened.runs)
+    others = base.wide.filter(pa.array(~(np.isin(flat(base.wide, "object_id"), flat(wide, "object_id")) | (not by_id))))
     everything = pa.concat_tables([wide, others.cast(WIDE)]).sort_by("object_id")
     carry = [pixel for pixel, _ in cut if pixel not in writing]
     return _Touched(write, carry, opened, wide, everything, density_table(counts, deep, store))
 
 
-def _settle(suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...], known: pa.Table) -> pa.Table:
-    return run_tasks(settle_wide, [suspects], settings, runs, known)[0] if len(suspects) else WIDE.empty_table()
+def _settle(suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...]) -> pa.Table:
+    return run_tasks(settle_wide, [suspects], settings, runs)[0] if len(suspects) else WIDE.empty_table()
 
 
 def _moved(before: pa.Table, now: pa.Table) -> pa.Table:
@@ -256,8 +267,14 @@ def _moved(before: pa.Table, now: pa.Table) -> pa.Table:
 
 
 def _carried(base: Base, touched: _Touched, rank_of: dict[int, int]) -> Carried:
-    """Return what the new version takes over; rows in leaves that are written anew count there."""
+    """Return what the new version takes over; rows of leaves that are written anew, and duplicates among them, count there."""
     linked = set(touched.carry)
+    ranges = np.array([(pixel.start, pixel.stop) for pixel in touched.carry], dtype=np.int64).reshape(-1, 2)
+    every = read_leaf(base.path / "duplicates.parquet")
+    duplicates = inside(every, ranges)
+    judged = set(_rows(every)) - set(_rows(duplicates))
+    rejected = base.collection.rejected
+    rejected = rejected.filter(pa.array([row not in judged for row in _rows(rejected)], pa.bool_()))
     observations = base.collection.observations
     numbers, rows = observations["observation_id"].to_pylist(), observations["rows_stored"].to_pylist()
     stored = {rank_of[number]: count for number, count in zip(numbers, rows, strict=True)}
@@ -265,5 +282,10 @@ def _carried(base: Base, touched: _Touched, rank_of: dict[int, int]) -> Carried:
         if pixel not in linked:
             for rank, count in leaf.stored.items():
                 stored[rank] -= count
-    manifest = base.collection.manifest
-    return Carried(base.path.name, manifest["run_id"], base.files(), stored, base.collection.rejected)
+    again = Counter(number for number, _ in judged)
+    files = {n: replace(entry, rejected=entry.rejected - again[n]) for n, entry in base.files().items()}
+    return Carried(base.path.name, base.collection.manifest["run_id"], files, stored, rejected, duplicates)
+
+
+def _rows(table: pa.Table) -> list[tuple[int, int]]:
+    return list(zip(table["observation_id"].to_pylist(), table["source_row"].to_pylist(), strict=True))

@@ -53,7 +53,12 @@ def row_keys(source: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         )
     if len(rows) and rows[-1] >= 1 << _ROW_BITS:
         raise InputError(f"{source.path}: row {rows[-1]}: a file can have 2**{_ROW_BITS} rows at most; split it")
-    return source.observation_id << _ROW_BITS | rows
+    return key_of(np.int64(source.observation_id), rows)
+
+
+def key_of(observations: NDArray[np.int64] | np.int64, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the keys of rows of observations whose ids were found to be small enough."""
+    return observations << _ROW_BITS | rows
 
 
 def claimed_by_reference(rows: pa.Table, grouping: Grouping, work: Path) -> pa.Table:

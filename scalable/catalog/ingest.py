@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scalable.catalog.collection import Collection, find_version, locked, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
 from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, TaskRecord, make_batches, map_batch
-from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, density_table, row_limit
+from scalable.catalog.ingest_plan import Counts, bundle, count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import (
     WIDE,
     Plan,
@@ -161,13 +161,13 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
         collection = commit_rows(run, stored)
         progress("commit", 1, 1, 0)
         return collection
-    run_tasks(index_reference, reference_sources(survey), settings)
+    reference = run_tasks(index_reference, reference_sources(survey), settings)
     records = map_files(map_batch, batches, settings, progress)
     demand_rows(records)
     plan, pixels, wide, density = _plan(records, run, progress)
     reduced = reduce_sky(pixels, plan, progress)
     progress("commit", 0, 1, 0)
-    collection = commit_version(run, records, reduced, wide=wide, density=density)
+    collection = commit_version(run, records, reduced, wide=wide, density=density, reference=reference)
     progress("commit", 1, 1, 0)
     return collection
 
@@ -201,24 +201,30 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
     settings, store = run.settings, run.settings.survey.store
     runs = tuple(part for record in records for part in record.runs if part.rows)
     progress("plan", 0, settings.buckets, 0)
-    counts, limit = count_cells(runs, run.work), row_limit(store, settings.schema)
-    deep = count_deep(counts.cells[counts.rows > limit], runs, settings)
     plan = plan_of(run, runs)
-    if settings.survey.grouping.by == "id":
-        suspects = find_suspects(runs, settings)
-    else:
-        pixels = cut_sky(counts, deep, np.zeros(0, dtype=np.int64), store, limit=limit)
-        groups = bundle(pixels, detections_schema(settings.schema).row_bytes)
-        suspects = np.unique(np.concatenate(run_tasks(check_pixels, groups, plan)))
+    suspects = find_suspects(plan)
     wide = run_tasks(settle_wide, [suspects], settings, runs)[0] if len(suspects) else WIDE.empty_table()
-    pixels = cut_sky(counts, deep, wide["owner"].to_numpy(), store, limit=limit)
+    pixels, counts, deep = cut_runs(plan, wide["owner"].to_numpy())
     progress("plan", settings.buckets, settings.buckets, 0)
     return replace(plan, wide=wide.num_rows > 0), pixels, wide, density_table(counts, deep, store)
 
 
-def find_suspects(runs: tuple[RunInfo, ...], settings: Settings) -> NDArray[np.int64]:
-    """Return the ids, sorted, of objects in runs that may spread further than the margin."""
-    return np.sort(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs)))
+def cut_runs(plan: Plan, owners: NDArray[np.int64]) -> tuple[list[tuple[Pixel, int]], Counts, Counts]:
+    """Count the rows of all runs and cut the sky by them; ``owners`` as in `cut_sky`."""
+    settings, store = plan.settings, plan.settings.survey.store
+    counts, limit = count_cells(plan.runs, Path(settings.work)), row_limit(store, settings.schema)
+    deep = count_deep(counts.cells[counts.rows > limit], plan.runs, settings)
+    return cut_sky(counts, deep, owners, store, limit=limit), counts, deep
+
+
+def find_suspects(plan: Plan) -> NDArray[np.int64]:
+    """Return the ids, sorted, of objects that may be wider than the margin; the keys of their rows where there are no ids."""
+    settings = plan.settings
+    if settings.survey.grouping.by == "id":
+        return np.unique(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, plan.runs)))
+    pixels, _, _ = cut_runs(plan, np.zeros(0, dtype=np.int64))
+    groups = bundle(pixels, detections_schema(settings.schema).row_bytes)
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *run_tasks(check_pixels, groups, plan)]))
 
 
 def plan_of(run: Run, runs: tuple[RunInfo, ...], *, wide: bool = False) -> Plan:

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection
+from scalable.catalog.grouping import claimed_by_reference, key_of
 from scalable.catalog.ingest_map import CELL_ORDER, REJECTED, FileRecord, RunInfo, Settings, located, positions, write_run
 from scalable.catalog.ingest_plan import DENSITY_FILE, Counts, counts_of, cut_sky, row_limit
 from scalable.catalog.ingest_reduce import MEMBERS, Reduced, is_whole, load_result, member_folder, pixel_file, save_result
-from scalable.io.layout import read_layout
+from scalable.io.layout import HEALPIX_COLUMN, read_layout
 from scalable.io.parquet import known_leaf, read_leaf
 from scalable.io.reader import Source
 from scalable.io.runs import flat, read_arrow, read_json, take_rows, write_arrow, write_json
@@ -110,6 +111,15 @@ def meets(ranges: Ranges, pixel: Pixel) -> bool:
     return at < len(ranges) and int(ranges[at, 0]) < pixel.stop
 
 
+def inside(rows: pa.Table, ranges: Ranges) -> pa.Table:
+    """Return the rows whose object lies in one of some sorted, disjoint ranges of order-29 pixels."""
+    owners = flat(rows, HEALPIX_COLUMN)
+    if len(ranges) == 0:
+        return rows.slice(0, 0)
+    at = np.minimum(np.searchsorted(ranges[:, 1], owners, side="right"), len(ranges) - 1)
+    return rows.filter(pa.array((ranges[at, 0] <= owners) & (owners < ranges[at, 1])))
+
+
 def around_all(pixels: Iterable[Pixel], store: Store) -> Ranges:
     """Return the ranges within three margins of some pixels."""
     pieces = [around_pixel(pixel, radius_arcsec=3 * store.margin_arcsec) for pixel in pixels]
@@ -133,7 +143,7 @@ def pixels_of_ids(part: str, settings: Settings, runs: tuple[RunInfo, ...]) -> s
 
 @dataclass(frozen=True)
 class Reopened:
-    """One leaf of a version as a run, and its rows by rank of observation."""
+    """One leaf of a version as a run, and the rows stored in it by rank of observation."""
 
     run: RunInfo
     pixel: Pixel
@@ -141,7 +151,7 @@ class Reopened:
 
 
 def reopen_leaf(pixel: Pixel, version: str, settings: Settings, ranks: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Reopened:
-    """Turn a leaf of detections back into the run it would come from: the same rows with the same work columns.
+    """Turn a leaf of detections back into the run it would come from: the same rows, duplicates too, with their work columns.
 
     Parameters
     ----------
@@ -162,14 +172,21 @@ def reopen_leaf(pixel: Pixel, version: str, settings: Settings, ranks: tuple[NDA
         return Reopened(RunInfo(**value["run"]), pixel, {int(rank): rows for rank, rows in value["stored"].items()})
     path = Path(version) / "detections" / "detections" / pixel.hats_path
     leaf = read_leaf(path)
+    dropped = inside(read_leaf(Path(version) / "duplicates.parquet"), np.array([[pixel.start, pixel.stop]]))
+    leaf_rows, names = leaf.num_rows, ("object_id", "observation_id", "source_row", *settings.schema.names)
+    leaf = pa.table({name: pa.chunked_array([*leaf[name].chunks, *dropped[name].chunks]) for name in names})
     # The columns of a leaf carry the units of the survey, as the blocks of a file do.
     own = pa.table([leaf[name] for name in settings.schema.names], schema=settings.schema.to_arrow())
     ra, dec = positions(own, settings.survey, Source(str(path)))
-    rank = ranks[1][np.searchsorted(ranks[0], flat(leaf, "observation_id"))].astype(np.int32)
-    rows = located(own, ra, dec, rank, flat(leaf, "object_id"), flat(leaf, "source_row"))
+    observations, numbers = flat(leaf, "observation_id"), flat(leaf, "source_row")
+    rank = ranks[1][np.searchsorted(ranks[0], observations)].astype(np.int32)
+    by = settings.survey.grouping.by
+    rows = located(own, ra, dec, rank, flat(leaf, "object_id") if by == "id" else key_of(observations, numbers), numbers)
+    if by == "reference":
+        rows = claimed_by_reference(rows, settings.survey.grouping, Path(settings.work))
     rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
     run = write_run(folder, name, rows, settings)
-    values, counts = np.unique(rank, return_counts=True)
+    values, counts = np.unique(rank[:leaf_rows], return_counts=True)
     stored = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
     write_json(done, {"run": asdict(run), "stored": {str(value): count for value, count in stored.items()}})
     return Reopened(run, pixel, stored)
@@ -214,6 +231,11 @@ def _carry(pixel: Pixel, known: Known, version: Path, settings: Settings) -> Red
     ids = np.sort(flat(read_leaf(member_folder(version, "objects") / pixel.hats_path, ["object_id"]), "object_id"))
     write_arrow(pa.table({"object_id": ids}), pixel_file(work, pixel, "ids.arrow"))
     write_arrow(REJECTED.empty_table(), pixel_file(work, pixel, "rejected.arrow"))
-    result = Reduced(pixel, **leaves, stored={}, duplicates={}, nulls=nulls)
+    matched = (0, 0)
+    if settings.survey.grouping.by == "reference":
+        objects = read_leaf(member_folder(version, "objects") / pixel.hats_path, ["object_id", "detection_count"])
+        claimed = flat(objects, "object_id") >= 0
+        matched = (int(claimed.sum()), int(flat(objects, "detection_count")[claimed].sum()))
+    result = Reduced(pixel, **leaves, stored={}, duplicates={}, nulls=nulls, matched=matched)
     save_result(done, result)
     return result

@@ -26,6 +26,7 @@ from scalable.catalog.ingest_reduce import (
     MEMBERS,
     Reduced,
     detections_schema,
+    duplicates_schema,
     member_folder,
     objects_schema,
     pixel_file,
@@ -84,8 +85,8 @@ class Carried:
         What became of its files, by observation id.
     stored : dict
         Rows by rank of observation in the leaves that were linked.
-    rejected : Table
-        Its rejected rows.
+    rejected, duplicates : Table
+        Its rejected rows, and those of them that were duplicates, without those that were judged anew.
     """
 
     version: str
@@ -93,6 +94,7 @@ class Carried:
     files: dict[int, FileRecord]
     stored: dict[int, int]
     rejected: pa.Table
+    duplicates: pa.Table
 
 
 def commit_version(
@@ -102,6 +104,7 @@ def commit_version(
     *,
     wide: pa.Table,
     density: pa.Table,
+    reference: Sequence[str],
     carried: Carried | None = None,
 ) -> Collection:
     """Write what a version holds beside its leaves, and publish it by one rename.
@@ -127,12 +130,17 @@ def commit_version(
     books = balance(run, files, stored, duplicates, rejected.num_rows)
     digests = {(member_folder(Path(), name) / leaf.path).as_posix(): leaf for name in MEMBERS for leaf in _leaves(kept, name)}
     _finish_catalogs(run, kept)
-    for name, table in (("wide_objects.parquet", wide), (DENSITY_FILE, density)):
+    again = [carried.duplicates] if carried else []
+    again += [read_arrow(pixel_file(run.work, result.pixel, "duplicates.arrow")) for result in kept if result.duplicates]
+    schema = duplicates_schema(run.settings.schema).to_arrow()
+    dropped = by_row(pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in again)]))
+    for name, table in (("wide_objects.parquet", wide), ("duplicates.parquet", dropped), (DENSITY_FILE, density)):
         digests[name] = write_leaf(table, run.version, name)
     accounting = total(files, books) | {"objects": sum(leaf.rows for leaf in _leaves(kept, "objects"))}
     accounting |= _reference_total(run, kept, accounting["stored"])
     more = {"margin_arcsec": run.settings.survey.store.margin_arcsec, "wide_objects": wide.num_rows}
     more |= {"accounting": accounting, "nulls": dict(nulls)}
+    more |= {"reference_sha256": list(reference)}
     more |= {"parent": {"version": carried.version, "run_id": carried.run_id} if carried else None}
     return publish_version(run, files, books, rejected, digests, more)
 
@@ -225,8 +233,12 @@ def _leaves(kept: Sequence[Reduced], member: str) -> list[Leaf]:
 
 def gather_rejected(paths: Sequence[Path], tables: Sequence[pa.Table] = ()) -> pa.Table:
     """Return the rejected rows of all tasks, and those of ``tables``, by observation and row."""
-    rows = pa.concat_tables([*tables, *map(read_arrow, paths)])
-    return rows.sort_by([("observation_id", "ascending"), ("source_row", "ascending")])
+    return by_row(pa.concat_tables([*tables, *map(read_arrow, paths)]))
+
+
+def by_row(rows: pa.Table) -> pa.Table:
+    """Return rows by observation and row."""
+    return rows.take(np.lexsort((rows["source_row"].to_numpy(), rows["observation_id"].to_numpy())))
 
 
 def _finish_catalogs(run: Run, kept: Sequence[Reduced]) -> None:

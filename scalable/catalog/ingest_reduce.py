@@ -87,6 +87,13 @@ def detections_schema(source: Schema) -> Schema:
     return Schema(keys + own)
 
 
+def duplicates_schema(source: Schema) -> Schema:
+    """Return the columns of rows that were rejected as duplicates: which they are, then everything the source gave."""
+    keys = (HEALPIX_COLUMN, "object_id", "observation_id", "source_row")
+    stored = detections_schema(source)
+    return Schema(tuple(stored[name] for name in (*keys, *source.names)))
+
+
 def objects_schema(bands: Sequence[str]) -> Schema:
     """Return the columns of an objects leaf."""
     counts = [Column(f"n_{band}", pa.int32(), ucd="meta.number", description=f"Detections in {band}") for band in bands]
@@ -154,14 +161,11 @@ def check_pixels(pixels: tuple[Pixel, ...], plan: Plan) -> NDArray[np.int64]:
     return np.unique(np.concatenate(found))
 
 
-def settle_wide(
-    suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...], known: pa.Table | None = None
-) -> pa.Table:
+def settle_wide(suspects: NDArray[np.int64], settings: Settings, runs: tuple[RunInfo, ...]) -> pa.Table:
     """Measure the suspects exactly, set the rows of the truly wide objects apart, and return the list of those objects.
 
     Suspects are ids; keys of rows where objects are grouped by position, and then they are known to be the rows of wide objects.
-    The rows are set apart with their keys, and who gathers all rows of an object finds it again. Objects ``known`` to be wide,
-    from the version that is added to, stay so: the far row may have been a duplicate of theirs.
+    The rows are set apart with their keys, and who gathers all rows of an object finds it again.
     """
     by_id = settings.survey.grouping.by == "id"
     folder = Path(settings.work)
@@ -176,10 +180,6 @@ def settle_wide(
     order = np.argsort(ids, kind="stable")
     vectors = unit_vectors(flat(rows, "_work_ra")[order], flat(rows, "_work_dec")[order])
     spread = spreads_arcsec(vectors, boundaries(ids[order]))
-    if known is not None and known.num_rows:
-        at = np.minimum(np.searchsorted(flat(known, "object_id"), objects.ids), known.num_rows - 1)
-        before = np.where(flat(known, "object_id")[at] == objects.ids, flat(known, "spread_arcsec")[at], 0.0)
-        spread = np.maximum(spread, before)
     wide = (spread > settings.survey.store.margin_arcsec) | (not by_id)
     chosen, owners = objects.ids[wide], objects.owners[wide]
     # Every row of a wide object, duplicates too: the owner of the object drops and lists them.
@@ -211,9 +211,10 @@ def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
         mine = _along_the_sky(objects, mine)
         result = _write_pixel(pixel, plan, rows, objects, mine)
         ids = np.sort(objects.ids[mine])
-        duplicates = take_rows(rows.select(["object_id", "_work_observation", "source_row"]), objects.duplicates)
-        duplicates = duplicates.filter(pa.array(np.isin(flat(duplicates, "object_id"), ids)))
+        dropped = np.isin(flat(rows, "object_id")[objects.duplicates], ids)
+        duplicates = take_rows(rows, objects.duplicates[dropped])
         _write_rejected(duplicates, plan, pixel_file(work, pixel, "rejected.arrow"))
+        write_arrow(_as_stored(duplicates, plan, objects), pixel_file(work, pixel, "duplicates.arrow"))
         result = replace(result, duplicates=_count(flat(duplicates, "_work_observation")))
         if grouping.by == "reference":
             matched = mine[objects.ids[mine] >= 0]
@@ -414,6 +415,15 @@ def _write_rejected(duplicates: pa.Table, plan: Plan, path: Path) -> None:
         reason = [f"duplicate (object, observation): the {kept} is kept"] * n
         tables.append(rejection(source, numbers, ids, reason, ["object_id"] * n, map(str, ids.tolist())))
     write_arrow(pa.concat_tables(tables), path)
+
+
+def _as_stored(duplicates: pa.Table, plan: Plan, objects: Objects) -> pa.Table:
+    """Return rejected rows with all that their source gave and the pixel of their object."""
+    owners = objects.owners[np.searchsorted(objects.ids, flat(duplicates, "object_id"))]
+    observed = plan.observations["observation_id"].take(pa.array(flat(duplicates, "_work_observation")))
+    keys = {HEALPIX_COLUMN: owners, "object_id": duplicates["object_id"], "observation_id": observed}
+    columns = keys | {name: duplicates[name] for name in ("source_row", *plan.settings.schema.names)}
+    return pa.table(list(columns.values()), schema=duplicates_schema(plan.settings.schema).to_arrow())
 
 
 def _count(ranks: NDArray[np.int32]) -> dict[int, int]:

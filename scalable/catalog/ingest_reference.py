@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from scalable.errors import ColumnError, InputError, nearest
 from scalable.io.drivers import reader_for
 from scalable.io.layout import HEALPIX_COLUMN
 from scalable.io.reader import Source
-from scalable.io.runs import take_rows, write_arrow
+from scalable.io.runs import read_json, take_rows, write_arrow, write_json
 from scalable.schema import Schema
 from scalable.sky.healpix import to_pixels
 from scalable.survey import Grouping, Survey
@@ -29,8 +30,10 @@ def reference_sources(survey: Survey) -> tuple[Source, ...]:
     return (Source(str(survey.confined(grouping.reference)), hdu=grouping.hdu, name=grouping.reference),)
 
 
-def index_reference(source: Source, settings: Settings) -> None:
+def index_reference(source: Source, settings: Settings) -> str:
     """Write id, position [deg] and pixel of the reference objects, sorted along the sky; skipped if done before.
+
+    Returns the SHA-256 of the file.
 
     The task holds four numbers an object in memory, twice.
 
@@ -40,10 +43,12 @@ def index_reference(source: Source, settings: Settings) -> None:
         If an object has no id from 0 on or no position, or an id is given twice: it would not be known which object is meant.
     """
     path = Path(settings.work) / REFERENCE
-    if path.exists():
-        return
-    table = _read(source, settings.survey.grouping)
-    write_arrow(take_rows(table, np.argsort(table[HEALPIX_COLUMN].to_numpy(), kind="stable")), path)
+    done = path.with_suffix(".json")
+    if not done.exists():
+        table, sha256 = _read(source, settings.survey.grouping)
+        write_arrow(take_rows(table, np.argsort(table[HEALPIX_COLUMN].to_numpy(), kind="stable")), path)
+        write_json(done, {"sha256": sha256})
+    return str(read_json(done)["sha256"])
 
 
 def reference_columns(source: Source, grouping: Grouping) -> Schema:
@@ -59,9 +64,10 @@ def reference_columns(source: Source, grouping: Grouping) -> Schema:
     return Schema(tuple(columns))
 
 
-def _read(source: Source, grouping: Grouping) -> pa.Table:
+def _read(source: Source, grouping: Grouping) -> tuple[pa.Table, str]:
     schema = reference_columns(source, grouping)
-    blocks = reader_for(grouping.format).scan(source, columns=schema.names)
+    digest = hashlib.sha256()
+    blocks = reader_for(grouping.format).scan(source, columns=schema.names, digest=digest)
     table = pa.concat_tables([pa.table(block.select(schema.names).columns, schema=schema.to_arrow()) for block in blocks])
     ids = integer_ids(table[grouping.id], source, grouping.id)
     ra, dec = (degrees(table, name, source) for name in (grouping.ra, grouping.dec))
@@ -77,7 +83,8 @@ def _read(source: Source, grouping: Grouping) -> pa.Table:
     ra = ra % 360.0
     # -1e-17 + 360 rounds to 360, which is the same meridian as 0.
     ra[ra >= 360.0] = 0.0
-    return pa.table({HEALPIX_COLUMN: to_pixels(ra, dec) if len(ra) else ids, "id": ids, "ra": ra, "dec": dec})
+    pixels = to_pixels(ra, dec) if len(ra) else ids
+    return pa.table({HEALPIX_COLUMN: pixels, "id": ids, "ra": ra, "dec": dec}), digest.hexdigest()
 
 
 def _refuse(bad: NDArray[np.bool_], source: Source, column: str, reason: str) -> None:

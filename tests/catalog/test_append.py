@@ -13,6 +13,7 @@ from unittest import mock
 import dask
 import numpy as np
 import pytest
+import test_ingest_position
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from surveys import Observation, detections, fingerprint, write_survey
@@ -51,45 +52,58 @@ def grow(folder: Path, observations: list[Observation], pieces: list[int], **opt
     return found, survey
 
 
-def compare(folder: Path, sky: Sky, pieces: list[int]) -> None:
-    options = {"margin_arcsec": sky.margin_arcsec, "leaf_mb": sky.leaf_rows * 140 / 1e6}
-    grown, survey = grow(folder, sky.observations, pieces, **options)
-    whole = ingest(survey, into=folder / "whole")
+def compare(grown: Collection, whole: Collection) -> None:
     assert contents(grown) == contents(whole)
     assert grown.accounting == whole.accounting
     assert grown.manifest["nulls"] == whole.manifest["nulls"]
 
 
-@st.composite
-def growing_skies(draw: st.DrawFn) -> tuple[Sky, list[int]]:
-    sky = draw(skies())
-    # A second row of an object in one file is dropped before it can be counted again: a tiling may then differ.
-    seen: set[tuple[int, int]] = set()
-    rows = [row for row in sky.rows if row[:2] not in seen and not seen.add(row[:2])]  # type: ignore[func-returns-value]
-    return replace(sky, rows=tuple(rows)), draw(st.sampled_from([[3], [1, 2, 5], [5], [2, 4]]))
+def append_by_id(sky: Sky, pieces: list[int], folder: Path) -> None:
+    options = {"margin_arcsec": sky.margin_arcsec, "leaf_mb": sky.leaf_rows * 140 / 1e6}
+    grown, survey = grow(folder, sky.observations, pieces, **options)
+    compare(grown, ingest(survey, into=folder / "whole"))
 
 
-def append_random_skies(tmp_path_factory: pytest.TempPathFactory, examples: int) -> None:
+def append_by_position(sky: test_ingest_position.Sky, pieces: list[int], folder: Path) -> None:
+    for number, stop in enumerate([*pieces, test_ingest_position.FILES]):
+        survey = sky.write(folder, stop)
+        grown = append(survey, into=folder / "grown") if number else ingest(survey, into=folder / "grown")
+    compare(grown, ingest(survey, into=folder / "whole"))
+
+
+def append_random_skies(tmp_path_factory: pytest.TempPathFactory, examples: int, kind: str) -> None:
     @settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(growing_skies())
-    def run(drawn: tuple[Sky, list[int]]) -> None:
-        sky, pieces = drawn
-        first = min(row[1] for row in sky.rows)
+    @given(GROUPINGS[kind][0], st.sampled_from([[3], [1, 2, 5], [5], [2, 4]]))
+    def run(sky: Any, pieces: list[int]) -> None:
+        first = min(row[GROUPINGS[kind][2]] for row in sky.rows)
         folder = tmp_path_factory.mktemp("sky")
         with mock.patch.object(os, "fsync"):
-            compare(folder, sky, [stop for stop in pieces if stop > first] or [len(sky.observations)])
+            GROUPINGS[kind][1](sky, [stop for stop in pieces if stop > first] or [FILES_OF_A_SKY], folder)
         shutil.rmtree(folder)
 
     run()
 
 
-def test_in_whatever_pieces_files_come_the_store_is_that_of_all_at_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    append_random_skies(tmp_path_factory, 10)
+FILES_OF_A_SKY = 6
+GROUPINGS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any, list[int], Path], None], int]] = {
+    "id": (skies(), append_by_id, 1),
+    "position": (test_ingest_position.skies(), append_by_position, 0),
+    "reference": (test_ingest_position.skies(with_references=True), append_by_position, 0),
+}
+"""Which skies to draw, how to ingest them in pieces, and where a row names its file."""
+
+
+@pytest.mark.parametrize("kind", GROUPINGS)
+def test_in_whatever_pieces_files_come_the_store_is_that_of_all_at_once(
+    tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    append_random_skies(tmp_path_factory, 5, kind)
 
 
 @pytest.mark.long
-def test_in_whatever_pieces_the_files_of_many_skies_come(tmp_path_factory: pytest.TempPathFactory) -> None:
-    append_random_skies(tmp_path_factory, 300)
+@pytest.mark.parametrize("kind", GROUPINGS)
+def test_in_whatever_pieces_the_files_of_many_skies_come(tmp_path_factory: pytest.TempPathFactory, kind: str) -> None:
+    append_random_skies(tmp_path_factory, 200, kind)
 
 
 FILES = [

@@ -66,9 +66,9 @@ class Sky:
         by = {"by": "position"} if self.references is None else {"by": "reference", **REFERENCE_COLUMNS}
         return by | {"radius_arcsec": self.radius_arcsec}
 
-    def write(self, folder: Path) -> Survey:
+    def write(self, folder: Path, files_listed: int = FILES) -> Survey:
         files = []
-        for number in range(FILES):
+        for number in range(files_listed):
             mine = [row for row in self.rows if row[0] == number]
             table = detections(list(range(len(mine))), [row[1] for row in mine], [row[2] for row in mine])
             files.append(Observation(number + 1, ("J", "Ks")[number % 2], float(number // 2), table))
