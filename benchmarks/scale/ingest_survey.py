@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from dask.distributed import Client
 
 import scalable
+from scalable.io.parquet import read_leaf, write_leaf
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 
@@ -44,11 +45,13 @@ def main() -> None:
     paths = sorted((args.folder / "tables").glob("*.fits"))
     megabytes = sum(path.stat().st_size for path in paths) / 1e6
     figures = {"files": len(paths), "megabytes": megabytes, "scalable": _apart(ours, args.folder)}
+    figures["writing"] = _apart(writing, args.folder)
+    figures["speed_of_writing"] = figures["writing"]["seconds"] / figures["scalable"]["seconds"]
     if args.peer:
         figures["hats-import"] = _apart(peer, args.folder)
         assert figures["hats-import"]["rows"] == figures["scalable"]["rows"]
         figures["ratio"] = figures["hats-import"]["seconds"] / figures["scalable"]["seconds"]
-    for name in ("scalable", "hats-import"):
+    for name in ("scalable", "writing", "hats-import"):
         if name in figures:
             figures[name]["megabytes_per_second"] = megabytes / figures[name]["seconds"]
     print(json.dumps(figures, indent=1))
@@ -77,6 +80,22 @@ def ours(folder: Path) -> dict[str, Any]:
         memory = max(client.run(_peak).values())
     leaves = len(collection.detections.leaves)
     return {"rows": collection.accounting["stored"], "leaves": leaves, "seconds": seconds, "worker_mb": memory, "until": stages}
+
+
+def writing(folder: Path) -> dict[str, Any]:
+    """Merely write the leaves that `ours` left, from memory, on two workers: the limit of any ingest into this layout."""
+    leaves = sorted((folder / "store" / "current").glob("*/*/dataset/Norder=*/Dir=*/*.parquet"))
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        seconds = sum(pool.map(_write_again, leaves, (folder / "written" / str(number) for number in range(len(leaves)))))
+    shutil.rmtree(folder / "written")
+    return {"leaves": len(leaves), "seconds": seconds / 2}
+
+
+def _write_again(leaf: Path, folder: Path) -> float:
+    table = read_leaf(leaf)
+    start = time.perf_counter()
+    write_leaf(table, folder, leaf.name)
+    return time.perf_counter() - start
 
 
 def peer(folder: Path) -> dict[str, Any]:
