@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, find_version, locked, sweep
-from scalable.catalog.ingest_commit import Run, commit_version
+from scalable.catalog.ingest_commit import Progress, Run, commit_version
 from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, TaskRecord, make_batches, map_batch
 from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import (
@@ -49,9 +49,6 @@ BUCKET_BYTES = 1 << 30
 """Input whose objects one task of the spread check compares."""
 
 Record = TypeVar("Record", bound=TaskRecord)
-
-Progress = Callable[[str, int, int, int], None]
-"""Called with stage, tasks done, tasks in all and input bytes done."""
 
 
 @dataclass(frozen=True)
@@ -155,18 +152,12 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
     if not survey.has_positions:
         stored = map_files(map_rows, batches, settings, progress)
         demand_rows(stored)
-        progress("commit", 0, 1, 0)
-        collection = commit_rows(run, stored)
-        progress("commit", 1, 1, 0)
-        return collection
+        return commit_rows(run, stored, progress=progress)
     records = map_files(map_batch, batches, settings, progress)
     demand_rows(records)
     plan, pixels, wide, density = _plan(records, run, progress)
     reduced = reduce_sky(pixels, plan, progress)
-    progress("commit", 0, 1, 0)
-    collection = commit_version(run, records, reduced, wide=wide, density=density)
-    progress("commit", 1, 1, 0)
-    return collection
+    return commit_version(run, records, reduced, wide=wide, density=density, progress=progress)
 
 
 def map_files(
@@ -197,19 +188,27 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
     """Check the spread of every object, count, and cut the sky into pixels; also returns the wide objects and the counts."""
     settings, store = run.settings, run.settings.survey.store
     runs = tuple(part for record in records for part in record.runs if part.rows)
-    progress("plan", 0, settings.buckets, 0)
-    suspects = find_suspects(runs, settings)
+    steps = settings.buckets + 2
+    suspects = find_suspects(runs, settings, lambda done: progress("plan", done, steps, 0))
     wide = run_tasks(settle_wide, [suspects], settings, runs)[0] if len(suspects) else WIDE.empty_table()
+    progress("plan", steps - 1, steps, 0)
     counts, limit = count_cells(runs, run.work), row_limit(store, settings.schema)
     deep = count_deep(counts.cells[counts.rows > limit], runs, settings)
     pixels = cut_sky(counts, deep, wide["owner"].to_numpy(), store, limit=limit)
-    progress("plan", settings.buckets, settings.buckets, 0)
+    progress("plan", steps, steps, 0)
     return plan_of(run, runs, wide), pixels, wide, density_table(counts, deep, store)
 
 
-def find_suspects(runs: tuple[RunInfo, ...], settings: Settings) -> NDArray[np.int64]:
-    """Return the ids, sorted, of objects in runs that may spread further than the margin."""
-    return np.sort(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs)))
+def find_suspects(runs: tuple[RunInfo, ...], settings: Settings, on_done: Callable[[int], None]) -> NDArray[np.int64]:
+    """Return the ids, sorted, of objects in runs that may spread further than the margin; says how many buckets are done."""
+    done: list[int] = []
+
+    def tell(found: NDArray[np.int64]) -> None:
+        done.append(len(found))
+        on_done(len(done))
+
+    on_done(0)
+    return np.sort(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, runs, on_done=tell)))
 
 
 def plan_of(run: Run, runs: tuple[RunInfo, ...], wide: pa.Table) -> Plan:
@@ -220,12 +219,14 @@ def plan_of(run: Run, runs: tuple[RunInfo, ...], wide: pa.Table) -> Plan:
 
 def reduce_sky(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
     """Run the reduce stage over some pixels with the rows expected in each."""
-    groups = bundle(pixels, detections_schema(plan.settings.schema).row_bytes)
-    done: list[int] = []
+    row_bytes = detections_schema(plan.settings.schema).row_bytes
+    groups = bundle(pixels, row_bytes)
+    done: list[Reduced] = []
 
     def tell(results: list[Reduced]) -> None:
-        done.append(len(results))
-        progress("reduce", sum(done), len(pixels), 0)
+        done.extend(results)
+        rows = sum(result.detections.rows for result in done if result.detections)
+        progress("reduce", len(done), len(pixels), int(rows * row_bytes))
 
     progress("reduce", 0, len(pixels), 0)
     return [result for results in run_tasks(reduce_pixels, groups, plan, on_done=tell) for result in results]

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ from scalable.schema import Schema
 from scalable.sky.pixel import Pixel
 
 INDEX_PART_ROWS = 5_000_000
+COMMIT_STEPS = 4
+"""Books, catalogues, manifest, and the publishing, which waits for the disk."""
+
+Progress = Callable[[str, int, int, int], None]
+"""Called with stage, tasks done, tasks in all and bytes done: of the input, or decoded."""
 
 INDEX = Schema.from_arrow(
     pa.schema([("object_id", pa.int64()), ("Norder", pa.uint8()), ("Dir", pa.int64()), ("Npix", pa.int64())])
@@ -77,8 +82,8 @@ class Carried:
 
     Attributes
     ----------
-    version, run_id : str
-        The one it adds to.
+    parent : dict
+        The one it adds to: version, run id, and rows stored.
     files : dict
         What became of its files, by observation id.
     stored : dict
@@ -87,8 +92,7 @@ class Carried:
         Its rejected rows.
     """
 
-    version: str
-    run_id: str
+    parent: dict[str, Any]
     files: dict[int, FileRecord]
     stored: dict[int, int]
     rejected: pa.Table
@@ -101,6 +105,7 @@ def commit_version(
     *,
     wide: pa.Table,
     density: pa.Table,
+    progress: Progress,
     carried: Carried | None = None,
 ) -> Collection:
     """Write what a version holds beside its leaves, and publish it by one rename.
@@ -110,6 +115,7 @@ def commit_version(
     AccountingError
         If a single row is lost or doubled.
     """
+    progress("commit", 0, COMMIT_STEPS, 0)
     files = carried.files if carried else {}
     files = files | {entry.observation_id: entry for record in records for entry in record.files}
     kept = [result for result in reduced if result.objects and result.detections]
@@ -125,14 +131,15 @@ def commit_version(
         nulls.update(result.nulls)
     books = balance(run, files, stored, duplicates, rejected.num_rows)
     digests = {(member_folder(Path(), name) / leaf.path).as_posix(): leaf for name in MEMBERS for leaf in _leaves(kept, name)}
+    progress("commit", 1, COMMIT_STEPS, 0)
     _finish_catalogs(run, kept)
     for name, table in (("wide_objects.parquet", wide), (DENSITY_FILE, density)):
         digests[name] = write_leaf(table, run.version, name)
     accounting = total(files, books) | {"objects": sum(leaf.rows for leaf in _leaves(kept, "objects"))}
     more = {"margin_arcsec": run.settings.survey.store.margin_arcsec, "wide_objects": wide.num_rows}
     more |= {"accounting": accounting, "nulls": dict(nulls)}
-    more |= {"parent": {"version": carried.version, "run_id": carried.run_id} if carried else None}
-    return publish_version(run, files, books, rejected, digests, more)
+    more |= {"parent": carried.parent if carried else None}
+    return publish_version(run, files, books, rejected, digests, more, progress)
 
 
 def publish_version(
@@ -142,11 +149,13 @@ def publish_version(
     rejected: pa.Table,
     digests: dict[str, Leaf],
     more: Mapping[str, Any],
+    progress: Progress,
 ) -> Collection:
     """Write observations, rejected rows, the files set aside and the manifest with ``more`` in it; then publish the version.
 
     ``digests`` are the leaves written so far, by path below the version.
     """
+    progress("commit", 2, COMMIT_STEPS, 0)
     for name, table in (("observations", _observations(run, files, books)), ("rejected", rejected)):
         digests[f"{name}.parquet"] = write_leaf(table, run.version, f"{name}.parquet")
     _write_quarantine(run.version / "quarantine.csv", files)
@@ -160,10 +169,14 @@ def publish_version(
         "survey_digest": survey.digest,
         "bands": list(survey.bands),
         "files": _files(run.version, digests),
+        "modified_ns": {str(number): entry.modified_ns for number, entry in files.items()},
         **more,
     }
     write_json(run.version / "manifest.json", manifest)
-    return commit(run.store, run.version)
+    progress("commit", 3, COMMIT_STEPS, 0)
+    collection = commit(run.store, run.version)
+    progress("commit", COMMIT_STEPS, COMMIT_STEPS, 0)
+    return collection
 
 
 def balance(
