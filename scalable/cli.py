@@ -326,7 +326,7 @@ def _show_addition(found: Any, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found) | {"touched": touched}))
         return
-    out.print(f"{len(found.files)} files with {sum(found.files.values()):,} rows would be added, {len(found.unusable)} set aside")
+    out.print(f"files to add: {len(found.files)}, rows: {sum(found.files.values()):,}; to set aside: {len(found.unusable)}")
     for path, rows in found.files.items():
         out.print(f"  {path}  {rows:,} rows", markup=False, soft_wrap=True)
     for path, reason in found.unusable.items():
@@ -407,7 +407,9 @@ def log_versions(store: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(version) for version in versions]))
         return
-    numbers = (Column(name, justify="right", overflow="fold") for name in ("rows", "added", "objects", "files", "MB added"))
+    numbers = (
+        Column(name, justify="right", overflow="fold") for name in ("rows", "rows\nadded", "objects", "files", "MB\nadded")
+    )
     table = Table("version", "date (UTC)", *numbers, "run", box=None, pad_edge=False)
     for version in versions:
         number = f"{version.number:04d}{' current' if version.current else ''}"
@@ -480,7 +482,7 @@ def _display() -> Iterator[Callable[[str, int, int, int], None]]:
     def tell(stage: str, done: int, total: int, size: int) -> None:
         begun = started.setdefault(stage, time.monotonic())
         seconds = time.monotonic() - begun
-        rate = "" if not done or seconds <= 0 else f"{size / 1e6 / seconds:,.0f} MB/s" if size else f"{done / seconds:,.1f}/s"
+        rate = "" if not done or seconds < 0.1 else f"{size / 1e6 / seconds:,.0f} MB/s" if size else f"{done / seconds:,.1f}/s"
         if console.is_terminal:
             task = tasks.get(stage)
             if task is None:

@@ -114,8 +114,9 @@ def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Sour
     """
     if before.manifest["survey_digest"] != survey.digest:
         raise _refusal(f"{before.path} was made under other rules (columns, bands, files or store of the survey)")
-    names = ["observation_id", "path", "band", "mjd", "status", "size_bytes", "sha256"]
-    rows = {row["observation_id"]: row for row in before.observations.select(names).to_pylist()}
+    keys = ["observation_id", "path", "band", "mjd"]
+    entries = {row["observation_id"]: row for row in inputs.observations.select(keys).to_pylist()}
+    rows = {row["observation_id"]: row for row in before.observations.to_pylist()}
     modified = before.manifest.get("modified_ns", {})
     listed = {source.observation_id: source for source in inputs.sources}
     doubtful: list[tuple[Source, str]] = []
@@ -124,11 +125,7 @@ def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Sour
         if number not in listed:
             raise _refusal(f"observation {number} ({row['path']}) is stored but no longer listed")
         source, now = listed[number], modified_ns(listed[number])
-        changed = [
-            f"{key} is {here}, was {row[key]}"
-            for key, here in (("path", source.name), ("band", source.band), ("mjd", source.mjd))
-            if here != row[key] and not (here != here and (row[key] is None or row[key] != row[key]))  # Tables without a date.
-        ]
+        changed = [f"{key} is {entries[number][key]}, was {row[key]}" for key in keys if entries[number][key] != row[key]]
         if row["status"] != "stored":
             news |= bool(changed) or now != modified.get(str(number))
             continue
@@ -207,6 +204,7 @@ def _run(
         linked.append(len(results))
         progress("link", sum(linked), len(carried), 0)
 
+    progress("link", 0, len(carried), 0)
     reduced += [r for results in run_tasks(carry_pixels, groups, str(base.path), settings, on_done=tell) for r in results]
     return commit_version(
         run,

@@ -271,24 +271,24 @@ def test_no_result_column_claims_that_rows_are_kept_by_object(tmp_path: Path, te
 
 
 def test_appended_files_are_new_blocks_beside_linked_ones_and_all_is_as_at_once(tmp_path: Path) -> None:
-    first = ingest(open_survey(write_tables(tmp_path, [25, 0])), into=tmp_path / "store")
+    first = ingest(open_survey(write_tables(tmp_path, [25, 12])), into=tmp_path / "store")
     (tmp_path / "tables" / "3.csv").write_text("another,head\n1,2\n")
     survey = open_survey(tmp_path / "survey.yaml")
     with pytest.raises(InputError, match="none of the 1 new files can be used"):
         append(survey, into=tmp_path / "store")
     assert plan_append(survey, into=tmp_path / "store").unusable.keys() == {"3.csv"}
-    survey = open_survey(write_tables(tmp_path, [25, 0, 7]))
+    survey = open_survey(write_tables(tmp_path, [25, 12, 7]))
     planned = plan_append(survey, into=tmp_path / "store")
-    assert (planned.files, planned.unusable, planned.leaves, planned.touched) == ({"3.csv": 7}, {}, 3, ())
+    assert (planned.files, planned.unusable, planned.leaves, planned.touched) == ({"3.csv": 7}, {}, 5, ())
     found, whole = append(survey, into=tmp_path / "store"), ingest(survey, into=tmp_path / "whole")
     check_rows(found)
-    assert found.leaves_linked() == (4, 3)
+    assert found.leaves_linked() == (6, 5)
     both = [{name: digest for name, digest in fingerprint(c.path).items() if name != "manifest.json"} for c in (found, whole)]
     assert both[0] == both[1]
     for key in ("accounting", "nulls"):
         assert found.manifest[key] == whole.manifest[key]
-    assert found.manifest["parent"]["stored"] == first.accounting["stored"] == 25
-    assert [(v.added, v.objects) for v in list_versions(tmp_path / "store")] == [(7, 0), (25, 0)]
+    assert found.manifest["parent"]["stored"] == first.accounting["stored"] == 37
+    assert [(v.added, v.objects) for v in list_versions(tmp_path / "store")] == [(7, 0), (37, 0)]
     assert append(survey, into=tmp_path / "store").path == found.path
 
 
