@@ -1,7 +1,7 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `append`,
-`open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `variability`,
+The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `plan_append`,
+`append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `variability`,
 `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`, `write_catalog`), run
 (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
 """
@@ -20,6 +20,7 @@ _PUBLIC = {
     # ingest
     "plan_ingest": "scalable.catalog.plan",
     "ingest": "scalable.catalog.ingest",
+    "plan_append": "scalable.catalog.append_plan",
     "append": "scalable.catalog.append",
     "open_collection": "scalable.catalog.collection",
     "Collection": "scalable.catalog.collection",

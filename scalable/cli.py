@@ -48,6 +48,8 @@ out = Console(highlight=False)
 SMALL_BYTES = 512 << 20
 """With less input than this, starting worker processes takes longer than the work: it is done in threads."""
 
+SHOWN_PIXELS = 10
+
 scheduler_options = [
     click.option(
         "--scheduler",
@@ -63,7 +65,7 @@ store_option = click.option("--store", type=click.Path(path_type=Path), default=
 class Main(click.Group):
     """The verbs, grouped by what one wants, and errors without a traceback."""
 
-    groups = {"Data": ("demo", "init", "check", "plan", "run", "query"), "Store": ("log", "clean"), "Help": ("help",)}
+    groups = {"Data": ("demo", "init", "check", "plan", "run", "append", "query"), "Store": ("log", "clean"), "Help": ("help",)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the verbs in the order of work."""
@@ -250,10 +252,15 @@ def run(
     _run(survey, into, only, scheduler, workers, as_json=as_json)
 
 
-def _run(survey: Path, into: Path, only: str | None, scheduler: str | None, workers: int | None, *, as_json: bool) -> None:
+def _sized(survey: Path, scheduler: str | None, workers: int | None) -> tuple[Any, str | None]:
+    """Open a survey and choose threads for a small one, where nothing else is asked for."""
     described = scalable.open_survey(survey)
-    if scheduler is None and workers is None and _lazy("input_bytes")(described) < SMALL_BYTES:
-        scheduler = "threads"
+    small = scheduler is None and workers is None and _lazy("input_bytes")(described) < SMALL_BYTES
+    return described, "threads" if small else scheduler
+
+
+def _run(survey: Path, into: Path, only: str | None, scheduler: str | None, workers: int | None, *, as_json: bool) -> None:
+    described, scheduler = _sized(survey, scheduler, workers)
     with _connected(scheduler, workers), _display() as tell:
         report = scalable.run(described, into=into, only=only, progress=tell)
     for finding in report.findings:
@@ -268,6 +275,70 @@ def _run(survey: Path, into: Path, only: str | None, scheduler: str | None, work
         sys.exit(QUARANTINED)
 
 
+@main.command()
+@click.argument("survey", type=click.Path(path_type=Path))
+@click.option("--into", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
+@click.option("--dry-run", is_flag=True, help="Say which files would be added and which leaves they touch; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@with_scheduler
+def append(survey: Path, into: Path, dry_run: bool, as_json: bool, scheduler: str | None, workers: int | None) -> None:
+    """Add a survey's new files to a store in a new version; what they do not touch is linked, not copied."""
+    described, scheduler = _sized(survey, scheduler, workers)
+    if dry_run:
+        with _connected(scheduler, workers), _display() as tell:
+            found = scalable.plan_append(described, into=into, on_file=lambda done, total: tell("read", done, total, 0))
+        _show_addition(found, as_json=as_json)
+        return
+    told: set[str] = set()
+    with _connected(scheduler, workers), _display() as tell:
+
+        def note(stage: str, *counts: int) -> None:
+            told.add(stage)
+            tell(stage, *counts)
+
+        collection = scalable.append(described, into=into, progress=note)
+    count = collection.accounting
+    parent = (collection.manifest.get("parent") if told else None) or {"stored": count["stored"]}
+    leaves, linked = collection.leaves_linked()
+    answer = {
+        "version": collection.path.name,
+        "added": count["stored"] - parent["stored"],
+        "leaves_written": leaves - linked if told else 0,
+        "leaves_linked": linked if told else leaves,
+        "quarantined": count["quarantined"],
+    }
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif not told:
+        out.print(f"nothing to add to {collection.path}", markup=False, soft_wrap=True)
+    else:
+        leaves = f"{answer['leaves_written']:,} leaves written, {linked:,} linked"
+        out.print(f"{answer['added']:,} rows added; {leaves}: {collection.path}", markup=False, soft_wrap=True)
+        out.print(f"products and page  scalable run {survey} --into {into}", markup=False, soft_wrap=True)
+    if count["quarantined"]:
+        if not as_json:
+            _show_quarantined(collection)
+        sys.exit(QUARANTINED)
+
+
+def _show_addition(found: Any, *, as_json: bool) -> None:
+    touched = [f"{pixel.order}/{pixel.index}" for pixel in found.touched]
+    if as_json:
+        click.echo(json.dumps(asdict(found) | {"touched": touched}))
+        return
+    out.print(f"files to add: {len(found.files)}, rows: {sum(found.files.values()):,}; to set aside: {len(found.unusable)}")
+    for path, rows in found.files.items():
+        out.print(f"  {path}  {rows:,} rows", markup=False, soft_wrap=True)
+    for path, reason in found.unusable.items():
+        out.print(f"  {path}  set aside: {reason}", markup=False, soft_wrap=True)
+    more = f": {', '.join(touched[:SHOWN_PIXELS])}" + (", ..." if len(touched) > SHOWN_PIXELS else "") if touched else ""
+    out.print(f"at most {len(touched)} of {found.leaves} leaves written anew{more}", markup=False, soft_wrap=True)
+
+
+def _show_quarantined(collection: Any) -> None:
+    out.print(f"[yellow]{collection.accounting['quarantined']} files set aside, see[/] {collection.path / 'quarantine.csv'}")
+
+
 def _summary(report: Any) -> None:
     collection = report.collection
     if collection is not None:
@@ -278,7 +349,9 @@ def _summary(report: Any) -> None:
             + (f"; {count['objects']:,} objects" if collection.has_positions else "")
         )
         if count["quarantined"]:
-            out.print(f"[yellow]{count['quarantined']} files set aside, see[/] {collection.path / 'quarantine.csv'}")
+            _show_quarantined(collection)
+    if report.how:
+        out.print(report.how, style="dim", markup=False, soft_wrap=True)
     if report.skipped:
         out.print(f"there already: {', '.join(report.skipped)}", style="dim")
     if report.products:
@@ -334,12 +407,14 @@ def log_versions(store: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(version) for version in versions]))
         return
-    numbers = (Column(name, justify="right", overflow="fold") for name in ("rows", "objects", "files", "MB added"))
+    numbers = (
+        Column(name, justify="right", overflow="fold") for name in ("rows", "rows\nadded", "objects", "files", "MB\nadded")
+    )
     table = Table("version", "date (UTC)", *numbers, "run", box=None, pad_edge=False)
     for version in versions:
         number = f"{version.number:04d}{' current' if version.current else ''}"
         files = f"{version.files - version.quarantined} of {version.files}" if version.quarantined else str(version.files)
-        sizes = (f"{version.stored:,}", f"{version.objects:,}", files, f"{version.added_bytes / 1e6:,.1f}")
+        sizes = (f"{version.stored:,}", f"{version.added:,}", f"{version.objects:,}", files, f"{version.added_bytes / 1e6:,.1f}")
         table.add_row(number, version.date[:16], *sizes, version.run_id[:8])
     out.print(table)
 
@@ -407,7 +482,7 @@ def _display() -> Iterator[Callable[[str, int, int, int], None]]:
     def tell(stage: str, done: int, total: int, size: int) -> None:
         begun = started.setdefault(stage, time.monotonic())
         seconds = time.monotonic() - begun
-        rate = f"{size / 1e6 / seconds:,.0f} MB/s" if size and seconds > 0 else ""
+        rate = "" if not done or seconds < 0.1 else f"{size / 1e6 / seconds:,.0f} MB/s" if size else f"{done / seconds:,.1f}/s"
         if console.is_terminal:
             task = tasks.get(stage)
             if task is None:

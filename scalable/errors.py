@@ -44,6 +44,10 @@ class StoreError(ScalableError, OSError):
     """A store cannot be read or written, or is not what it says."""
 
 
+class AdditionError(StoreError):
+    """What a survey lists now is not what a store holds and more: it cannot be appended."""
+
+
 class AccountingError(ScalableError, AssertionError):
     """Rows in and rows out do not balance: nothing is committed."""
 

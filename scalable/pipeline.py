@@ -8,17 +8,20 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from scalable.catalog.append import append
 from scalable.catalog.bands import join_bands
 from scalable.catalog.catalog import Catalog, open_catalog
 from scalable.catalog.check import Checked, Finding, check
 from scalable.catalog.collection import Collection, open_collection
-from scalable.catalog.ingest import Progress, ingest, silent
+from scalable.catalog.ingest import ingest, silent
+from scalable.catalog.ingest_commit import Progress
 from scalable.catalog.variability import variability
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate, fit_zero_points
-from scalable.errors import SurveyError, nearest
+from scalable.errors import AdditionError, SurveyError, nearest
 from scalable.io.fits_preview import write_preview
 from scalable.io.parquet import read_leaf, write_leaf
 from scalable.io.runs import read_json, write_json
@@ -43,7 +46,8 @@ class Product:
 class RunReport:
     """What a run did.
 
-    ``skipped`` names the stages whose result was there already; ``seconds`` the time of each stage.
+    ``skipped`` names the stages whose result was there already; ``seconds`` the time of each stage; ``how`` says how the store
+    came to hold what the survey lists, where it held something before.
     """
 
     store: Path
@@ -53,6 +57,7 @@ class RunReport:
     skipped: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     page: Path | None = None
+    how: str = ""
 
     @property
     def quarantined(self) -> int:
@@ -108,7 +113,13 @@ def _ingest(survey: Survey, report: RunReport, progress: Progress) -> None:
         worked.append(stage)
         progress(stage, done, total, size)
 
-    report.collection = ingest(survey, into=report.store, progress=tell)
+    try:
+        report.collection = append(survey, into=report.store, progress=tell) if (report.store / "current").exists() else None
+        if worked:
+            report.how = "appended: only files are new, the rules and all other files are as they were"
+    except AdditionError as error:
+        report.how = f"ingested anew, not appended: {error.args[0].partition(';')[0]}"
+    report.collection = report.collection or ingest(survey, into=report.store, progress=tell)
     if not worked:
         report.skipped.append("ingest")
 
@@ -136,18 +147,25 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         band = wanted.variability.band
         recipes["variability_calibrated"] = lambda: _calibrated(collection, band, wanted.flux, folder)
     _outdated(folder, survey, report)
+    before = collection.parent.path.name if collection.parent else ""
+    leaves = len(collection.detections.leaves) if recipes else 0
     for number, (name, recipe) in enumerate(recipes.items()):
-        progress("products", number, len(recipes), 0)
-        path = folder / name
+        tell = partial(_tell, progress, number * leaves, len(recipes) * leaves)
+        tell(0)
+        path, earlier = folder / name, report.store / "products" / before / name
         if path.exists():
             report.skipped.append(name)
         else:
-            write_catalog(recipe(), path)
-    progress("products", len(recipes), len(recipes), 0)
+            write_catalog(recipe(), path, reuse=earlier if before and earlier.exists() else None, on_done=tell)
+        tell(leaves)
     name = "objects" if collection.has_positions else "rows"
     preview = folder / f"{name}_preview.fits"
     if not preview.exists():
         write_preview(getattr(collection, name).head(PREVIEW_ROWS), preview)
+
+
+def _tell(progress: Progress, before: int, total: int, done: int) -> None:
+    progress("products", before + done, total, 0)
 
 
 def _calibrated(collection: Collection, band: str, flux: str, folder: Path) -> Catalog:

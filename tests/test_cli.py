@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from scalable import cli
 from scalable.cli import FAULT, QUARANTINED, USAGE, main
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
@@ -39,7 +40,7 @@ def test_help_answers_at_once_and_names_every_verb() -> None:
     start = time.monotonic()
     found = subprocess.run([sys.executable, "-m", "scalable.cli", "--help"], capture_output=True, text=True, check=True)
     seconds = time.monotonic() - start
-    for verb in ("demo", "init", "check", "plan", "run", "query", "log", "clean", "help"):
+    for verb in ("demo", "init", "check", "plan", "run", "append", "query", "log", "clean", "help"):
         assert f"  {verb} " in found.stdout
     assert "Examples" in found.stdout
     modules = subprocess.run(
@@ -94,6 +95,59 @@ def test_a_query_shows_units_nulls_and_writes_files(ran: Result, folder: Path, t
     found = scalable("query", "SELECT band, count(*) AS n FROM detections GROUP BY band", "--store", store, "--to", target)
     assert found.exit_code == 0, found.output
     assert pq.read_table(target).num_rows == 5
+
+
+def test_a_night_is_planned_appended_run_and_listed(tmp_path: Path) -> None:
+    write_tables(make_sky(SkySpec(seed=4, fields=1, stars_per_field=100, epochs=3)), tmp_path)
+    survey, store, index = tmp_path / "survey.yaml", tmp_path / "store", tmp_path / "observations.csv"
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(line for line in lines if ",J," not in line and ",H," not in line))
+    assert scalable("run", survey, "--into", store, "--only", "ingest").exit_code == 0
+    index.write_text("".join(lines))
+    damaged = tmp_path / "tables" / "Field-1-H.fits"
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    found = scalable("append", survey, "--into", store, "--dry-run")
+    assert found.exit_code == 0, found.output
+    assert "files to add: 1, rows: " in found.output
+    assert "to set aside: 1" in found.output
+    assert "Field-1-H.fits  set aside: " in found.output
+    assert "leaves written anew: " in found.output
+    assert not (store / "versions" / "0002").exists()
+    found = scalable("append", survey, "--into", store)
+    assert found.exit_code == QUARANTINED, found.output
+    assert "rows added; " in found.output
+    assert "1 files set aside" in found.output
+    again = scalable("append", survey, "--into", store, "--json")
+    assert again.exit_code == QUARANTINED
+    answer = json.loads(again.stdout.splitlines()[-1])
+    assert (answer["version"], answer["added"], answer["leaves_written"]) == ("0002", 0, 0)
+    listed = json.loads(scalable("log", "--store", store, "--json").stdout)
+    assert [version["number"] for version in listed] == [2, 1]
+    assert listed[0]["added"] == listed[0]["stored"] - listed[1]["stored"] > 0
+    other = survey.read_text().replace("leaf_mb: 0.25", "leaf_mb: 0.5")
+    survey.write_text(other)
+    refused = scalable("append", survey, "--into", store)
+    assert refused.exit_code == FAULT
+    assert "made under other rules" in refused.output
+    anew = scalable("run", survey, "--into", store, "--only", "ingest")
+    assert anew.exit_code == QUARANTINED, anew.output
+    assert "ingested anew, not appended: " in anew.output
+
+
+def test_a_plain_console_shows_rate_and_time_left_of_every_long_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 1000))
+    monkeypatch.setattr(cli.time, "monotonic", lambda: float(next(now)))
+    said: list[str] = []
+    monkeypatch.setattr(cli.console, "print", lambda text, **_: said.append(text))
+    with cli._display() as tell:
+        for stage in ("map", "plan", "reduce", "commit", "products"):
+            for done in range(5):
+                tell(stage, done, 4, done * 10**8 if stage in ("map", "reduce") else 0)
+    for stage in ("map", "plan", "reduce", "commit", "products"):
+        lines = [line for line in said if line.startswith(stage)]
+        assert any(line.endswith(" s left") for line in lines), lines
+        assert " in " in lines[-1]
+        assert all(("MB/s" if stage in ("map", "reduce") else "/s") in line for line in lines)
 
 
 @pytest.mark.parametrize(

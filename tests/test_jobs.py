@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import dask
 import pytest
 
 from scalable.catalog.catalog import open_catalog
+from scalable.catalog.ingest import ingest
+from scalable.survey import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 
@@ -52,6 +55,24 @@ def test_ingest_reports_and_a_rerun_skips(survey: Path, store: Path) -> None:
     again = module.run(module.parse_args([str(survey), "--into", str(store), "--workers", "1"]))
     assert again["skipped"]
     assert again["version"] == "0001"
+
+
+def test_a_night_is_appended_and_a_rerun_skips(tmp_path: Path) -> None:
+    survey = write_tables(make_sky(SkySpec(seed=5, fields=1, stars_per_field=150, epochs=3)), tmp_path)
+    index, store = tmp_path / "observations.csv", tmp_path / "store"
+    *before, last = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(before))
+    with dask.config.set(scheduler="threads"):
+        first = ingest(open_survey(survey), into=store)
+    index.write_text("".join([*before, last]))
+    module = job("append_night")
+    arguments = [str(survey), "--into", str(store), "--workers", "1"]
+    assert module.main(arguments) == 0
+    report = json.loads((store / "append.json").read_text())
+    assert report["version"] == "0002"
+    assert report["added"] == report["accounting"]["stored"] - first.accounting["stored"] > 0
+    again = module.run(module.parse_args(arguments))
+    assert (again["skipped"], again["version"], again["added"]) == (True, "0002", 0)
 
 
 def test_variability_writes_a_catalogue_with_one_row_per_object_and_a_rerun_skips(store: Path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import dask
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 
 from scalable.catalog.catalog import open_catalog
+from scalable.catalog.collection import open_collection
+from scalable.catalog.write import write_catalog
+from scalable.catalog.zero_points import calibrate
 from scalable.errors import StoreError, SurveyError
 from scalable.pipeline import RunReport, run
 from scalable.survey import Survey, open_survey
@@ -50,7 +56,8 @@ def test_a_run_makes_every_product_and_one_page(report: RunReport) -> None:
     assert set(report.seconds) == {"check", "ingest", "products", "report"}
     assert report.page is not None
     page = report.page.read_text()
-    for heading in ("Accounting", "Partitions on the sky", "Colour J", "Variable objects in Ks", "Well measured", "How to open"):
+    headings = ["Accounting", "Versions", "Values and nulls", "Partitions on the sky", "Colour J", "Variable objects in Ks"]
+    for heading in (*headings, "Well measured", "How to open"):
         assert heading in page
 
 
@@ -72,6 +79,92 @@ def test_a_changed_recipe_makes_the_products_anew(report: RunReport, survey: Sur
     with dask.config.set(scheduler="threads"):
         run(survey, into=report.store, only="products")
     assert "J_Mag1" in open_catalog(folder / "bands").columns
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A survey in a store with small leaves and its products, made before and after the last J file of one of its fields."""
+    folder = tmp_path_factory.mktemp("nights")
+    write_tables(make_sky(SkySpec(seed=8, fields=2, stars_per_field=300, epochs=3)), folder)
+    text = (folder / "survey.yaml").read_text()
+    (folder / "survey.yaml").write_text(text.replace("leaf_mb: 0.25", "leaf_mb: 0.03"))
+    index = folder / "observations.csv"
+    lines = index.read_text().splitlines(keepends=True)
+    last = next(line for line in reversed(lines) if ",J," in line)
+    with dask.config.set(scheduler="threads"):
+        for how, rows in (("", [line for line in lines if line != last]), ("appended", lines)):
+            index.write_text("".join(rows))
+            assert run(open_survey(folder / "survey.yaml"), into=folder / "store", only="ingest").how.startswith(how)
+            run(open_survey(folder / "survey.yaml"), into=folder / "store", only="products")
+    return folder
+
+
+def leaves(catalog: Path) -> dict[str, Path]:
+    return {path.relative_to(catalog).as_posix(): path for path in catalog.rglob("Npix=*.parquet")}
+
+
+def test_a_run_on_a_store_whose_survey_gained_a_file_appends(nights: Path) -> None:
+    manifest = json.loads((nights / "store" / "current" / "manifest.json").read_text())
+    assert manifest["parent"]["version"] == "0001"
+    with dask.config.set(scheduler="threads"):
+        again = run(open_survey(nights / "survey.yaml"), into=nights / "store", only="ingest")
+    assert again.skipped == ["ingest"]
+    assert again.how == ""
+
+
+@pytest.mark.parametrize("name", ["bands", "variability", "variability_calibrated"])
+def test_products_of_untouched_pixels_are_links_and_all_is_as_if_computed(nights: Path, name: str) -> None:
+    folder = nights / "store" / "products"
+    source = "detections/detections"
+    before, now = (leaves(nights / "store" / "versions" / version / source) for version in ("0001", "0002"))
+    touched = {path for path in now if path not in before or not before[path].samefile(now[path])}
+    earlier, found = leaves(folder / "0001" / name), leaves(folder / "0002" / name)
+    # The zero points are those of Ks, which the new file does not change.
+    assert {path for path in found if path not in earlier or not earlier[path].samefile(found[path])} == touched
+    assert 0 < len(touched) < len(found)
+
+
+def test_reused_products_equal_computed_ones_byte_by_byte(nights: Path) -> None:
+    reused = nights / "store" / "products" / "0002"
+    kept = shutil.move(reused, nights / "reused")
+    shutil.move(nights / "store" / "products" / "0001", nights / "earlier")
+    with dask.config.set(scheduler="threads"):
+        run(open_survey(nights / "survey.yaml"), into=nights / "store", only="products")
+    names = {path.relative_to(reused) for path in reused.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(kept) for path in Path(kept).rglob("*") if path.is_file()}
+    for name in names:
+        first, second = ((folder / name).read_bytes().splitlines() for folder in (reused, Path(kept)))
+        if name.name in ("hats.properties", "properties"):
+            # The day of writing is all that may differ.
+            first, second = ([line for line in lines if b"creation_date" not in line] for lines in (first, second))
+        assert first == second, name
+    shutil.move(nights / "earlier", nights / "store" / "products" / "0001")
+
+
+def test_other_zero_points_or_rules_are_no_reason_to_reuse(nights: Path) -> None:
+    old, new = nights / "store" / "versions" / "0001", nights / "store" / "versions" / "0002"
+    detections = [open_collection(version).detections for version in (old, new)]
+    ids = open_collection(new).observations["observation_id"]
+    ratios = [pa.table({"observation_id": ids, "flux_ratio": pa.array([ratio] * len(ids))}) for ratio in (1.0, 1.1)]
+    calibrated = [calibrate(catalog, ratio, values=["Flux1"]) for catalog, ratio in zip(detections, ratios, strict=True)]
+    with dask.config.set(scheduler="threads"):
+        first = write_catalog(calibrated[0], nights / "first")
+        second = write_catalog(calibrated[1], nights / "second", reuse=nights / "first")
+        again = write_catalog(calibrated[1], nights / "again", reuse=nights / "second")
+    one, other, same = (leaves(nights / name) for name in ("first", "second", "again"))
+    assert not [path for path in set(one) & set(other) if one[path].samefile(other[path])]
+    assert all(path.samefile(same[name]) for name, path in other.items())
+    assert first.rows <= second.rows == again.rows
+
+
+def test_other_rules_make_a_run_ingest_anew_and_say_why(nights: Path) -> None:
+    survey = open_survey(nights / "survey.yaml")
+    other = survey.model_copy(update={"store": survey.store.model_copy(update={"leaf_mb": 1.0})})
+    with dask.config.set(scheduler="threads"):
+        report = run(other, into=nights / "store", only="ingest")
+    assert report.how.startswith("ingested anew, not appended: ")
+    assert "was made under other rules" in report.how
+    assert report.collection.parent is None
 
 
 def test_one_stage_alone_needs_the_ones_before(survey: Survey, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from scalable.catalog.ingest import (
     BATCH_BYTES,
     BUCKET_BYTES,
     Inputs,
-    Progress,
     canonical_ranks,
     find_inputs,
     find_suspects,
@@ -37,18 +36,21 @@ from scalable.catalog.ingest_base import (
     known_leaves,
     meets,
     open_base,
+    parent_of,
     pixels_of_ids,
     reach,
     reopen_leaf,
     stored_columns,
+    stored_files,
 )
-from scalable.catalog.ingest_commit import Carried, Run, commit_version
-from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, make_batches, map_batch
+from scalable.catalog.ingest_commit import Carried, Progress, Run, commit_version
+from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, TaskRecord, make_batches, map_batch, modified_ns
 from scalable.catalog.ingest_plan import count_cells, count_deep, cut_sky, density_table, row_limit
-from scalable.catalog.ingest_reduce import WIDE, settle_wide
+from scalable.catalog.ingest_reduce import WIDE, Reduced, settle_wide
 from scalable.catalog.ingest_reference import index_reference, reference_sources
+from scalable.catalog.ingest_rows import commit_rows, map_rows
 from scalable.cluster import run_tasks
-from scalable.errors import InputError, StoreError
+from scalable.errors import AdditionError, InputError
 from scalable.io.parquet import read_leaf
 from scalable.io.reader import Source
 from scalable.io.runs import flat, read_arrow
@@ -61,7 +63,7 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
 
     Only pixels that new rows touch are written, the others are hard links to the version before, whose readers are not
     disturbed. The catalogues equal, byte for byte, those of ingesting all files at once. Files that were set aside are tried
-    again. Files that are stored already need not be there any more.
+    again if they have changed since, or other files are new. Files that are stored already need not be there any more.
 
     Parameters
     ----------
@@ -81,8 +83,10 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
 
     Raises
     ------
+    AdditionError
+        If the rules have changed since, or a stored file has.
     StoreError
-        If there is no version yet, the rules have changed since, a stored file has changed, or another ingest is running.
+        If there is no version yet, or another ingest is running.
     InputError
         If no new file could be used.
     """
@@ -102,36 +106,57 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
 
 
 def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Source]:
-    """Return the files to add: those not in a version, and those that were set aside in it.
+    """Return the files to add: those not in a version, and with any of them those that were set aside in it.
+
+    A stored file that was written to since is read again, to compare its digest.
 
     Raises
     ------
-    StoreError
+    AdditionError
         If what the version holds is not what the survey says now.
     """
-    again = "; ingest everything anew with: scalable run, into another store"
     if before.manifest["survey_digest"] != survey.digest:
-        raise StoreError(f"{before.path}: was made under other rules (columns, bands, files or store of the survey){again}")
-    if not survey.has_positions:
-        raise StoreError(f"{before.path}: tables without positions cannot be added to yet{again}")
-    names = ["observation_id", "path", "band", "mjd", "status", "size_bytes"]
-    rows = {row["observation_id"]: row for row in before.observations.select(names).to_pylist()}
+        raise _refusal(f"{before.path} was made under other rules (columns, bands, files or store of the survey)")
+    keys = ["observation_id", "path", "band", "mjd"]
+    entries = {row["observation_id"]: row for row in inputs.observations.select(keys).to_pylist()}
+    rows = {row["observation_id"]: row for row in before.observations.to_pylist()}
+    modified = before.manifest.get("modified_ns", {})
     listed = {source.observation_id: source for source in inputs.sources}
+    doubtful: list[tuple[Source, str]] = []
+    news = len(listed) > len(rows)
     for number, row in rows.items():
         if number not in listed:
-            raise StoreError(f"observation {number} ({row['path']}) is stored but no longer listed{again}")
-        source = listed[number]
-        changed = [
-            f"{key} is {now}, was {row[key]}"
-            for key, now in (("path", source.name), ("band", source.band), ("mjd", source.mjd))
-            if now != row[key]
-        ]
-        path = Path(source.path)
-        if row["status"] == "stored" and path.exists() and path.stat().st_size != row["size_bytes"]:
-            changed.append(f"its file has {path.stat().st_size} bytes, had {row['size_bytes']}")
+            raise _refusal(f"observation {number} ({row['path']}) is stored but no longer listed")
+        source, now = listed[number], modified_ns(listed[number])
+        changed = [f"{key} is {entries[number][key]}, was {row[key]}" for key in keys if entries[number][key] != row[key]]
+        if row["status"] != "stored":
+            news |= bool(changed) or now != modified.get(str(number))
+            continue
+        if now and (size := Path(source.path).stat().st_size) != row["size_bytes"]:
+            changed.append(f"its file has {size} bytes, had {row['size_bytes']}")
         if changed:
-            raise StoreError(f"observation {number} ({row['path']}) has changed since it was stored: {', '.join(changed)}{again}")
-    return [source for source in inputs.sources if rows.get(source.observation_id, {}).get("status") != "stored"]
+            raise _changed(source, ", ".join(changed))
+        if now and now != modified.get(str(number)):
+            doubtful.append((source, row["sha256"]))
+    for (source, _), same in zip(doubtful, run_tasks(is_same, doubtful), strict=True):
+        if not same:
+            raise _changed(source, "its file has as many bytes but other ones")
+    return [source for source in inputs.sources if rows.get(source.observation_id, {}).get("status") != "stored"] if news else []
+
+
+def is_same(file: tuple[Source, str]) -> bool:
+    """Return whether a file still has the digest that it had when it was stored."""
+    source, sha256 = file
+    with Path(source.path).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
+
+
+def _refusal(reason: str) -> AdditionError:
+    return AdditionError(f"{reason}; ingest everything anew with: scalable run")
+
+
+def _changed(source: Source, how: str) -> AdditionError:
+    return _refusal(f"observation {source.observation_id} ({source.name}) has changed since it was stored: {how}")
 
 
 @dataclass(frozen=True)
@@ -164,24 +189,30 @@ def _run(
     settings = Settings(survey, stored_columns(before, survey), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES)))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
     reference = run_tasks(index_reference, reference_sources(survey), settings)
-    if reference != before.manifest["reference_sha256"]:
-        raise StoreError(f"{survey.grouping.reference}: the reference has changed since {before.path} was made; ingest anew")
+    if reference != before.manifest.get("reference_sha256", []):
+        raise _refusal(f"{survey.grouping.reference}: the reference has changed since {before.path} was made")
+    if not survey.has_positions:
+        stored = map_files(map_rows, batches, settings, progress)
+        _demand_files(stored)
+        return commit_rows(run, stored, before=before, progress=progress)
     records = map_files(map_batch, batches, settings, progress)
-    files = [entry for record in records for entry in record.files]
-    if all(entry.reason for entry in files):
-        raise InputError(f"none of the {len(files)} new files can be used; the first reason: {files[0].reason}")
+    _demand_files(records)
     added = tuple(part for record in records for part in record.runs if part.rows)
     base = open_base(before)
-    progress("plan", 0, 1, 0)
-    touched = _plan(base, run, added)
-    progress("plan", 1, 1, 0)
+    touched = _plan(base, run, added, progress)
     reduced = reduce_sky(touched.write, plan_of(run, added + touched.opened.runs, wide=touched.wide_rows.num_rows > 0), progress)
     known = known_leaves(before)
     carried = [(pixel, known[pixel]) for pixel in touched.carry if pixel in known]
     groups = [tuple(carried[i : i + 64]) for i in range(0, len(carried), 64)]
-    reduced += [result for results in run_tasks(carry_pixels, groups, str(base.path), settings) for result in results]
-    progress("commit", 0, 1, 0)
-    collection = commit_version(
+    linked: list[int] = []
+
+    def tell(results: list[Reduced]) -> None:
+        linked.append(len(results))
+        progress("link", sum(linked), len(carried), 0)
+
+    progress("link", 0, len(carried), 0)
+    reduced += [r for results in run_tasks(carry_pixels, groups, str(base.path), settings, on_done=tell) for r in results]
+    return commit_version(
         run,
         records,
         reduced,
@@ -189,9 +220,14 @@ def _run(
         density=touched.density,
         reference=reference,
         carried=_carried(base, touched, rank_of),
+        progress=progress,
     )
-    progress("commit", 1, 1, 0)
-    return collection
+
+
+def _demand_files(records: Sequence[TaskRecord]) -> None:
+    files = [entry for record in records for entry in record.files]
+    if all(entry.reason for entry in files):
+        raise InputError(f"none of the {len(files)} new files can be used; the first reason: {files[0].reason}")
 
 
 @dataclass(frozen=True)
@@ -206,8 +242,10 @@ class _Touched:
     density: pa.Table
 
 
-def _plan(base: Base, run: Run, added: tuple[RunInfo, ...]) -> _Touched:
+def _plan(base: Base, run: Run, added: tuple[RunInfo, ...], progress: Progress) -> _Touched:
     """Find which pixels new rows touch, and open the leaves that these need."""
+    steps = run.settings.buckets + 4
+    progress("plan", 0, steps, 0)
     settings, store = run.settings, run.settings.survey.store
     fresh_counts = count_cells(added, run.work)
     counts, limit = base.counts + fresh_counts, row_limit(store, settings.schema)
@@ -224,12 +262,14 @@ def _plan(base: Base, run: Run, added: tuple[RunInfo, ...]) -> _Touched:
     if len(first) or not by_id:
         # Rows of wide objects may lie anywhere; they are counted, or new rows join them.
         needed |= {pixel for pixel in base.leaves if ((base.owners >= pixel.start) & (base.owners < pixel.stop)).any()}
+    progress("plan", 1, steps, 0)
     opened = _Opened(base, run, {}).more(sorted(needed))
+    progress("plan", 2, steps, 0)
     deep = base.deep + count_deep(np.intersect1d(crowded, known), added, settings)
     deep += count_deep(first, added + opened.runs, settings)
 
     changed = fresh_counts.cells
-    suspects = find_suspects(plan_of(run, added + opened.runs))
+    suspects = find_suspects(plan_of(run, added + opened.runs), lambda done: progress("plan", 2 + done, steps, 0))
     suspects = np.union1d(suspects, flat(base.wide, "object_id")) if by_id else suspects
     wide = _settle(suspects, settings, added + opened.runs)
     if len(suspects):
@@ -246,11 +286,13 @@ def _plan(base: Base, run: Run, added: tuple[RunInfo, ...]) -> _Touched:
     write = [(pixel, rows) for pixel, rows in cut if pixel not in before or meets(near, pixel)]
     writing = {pixel for pixel, _ in write}
     around = around_all(writing, store)
+    progress("plan", steps - 1, steps, 0)
     opened = opened.more([pixel for pixel in base.leaves if meets(around, pixel)])
     wide = _settle(suspects, settings, added + opened.runs)
     others = base.wide.filter(pa.array(~(np.isin(flat(base.wide, "object_id"), flat(wide, "object_id")) | (not by_id))))
     everything = pa.concat_tables([wide, others.cast(WIDE)]).sort_by("object_id")
     carry = [pixel for pixel, _ in cut if pixel not in writing]
+    progress("plan", steps, steps, 0)
     return _Touched(write, carry, opened, wide, everything, density_table(counts, deep, store))
 
 
@@ -283,8 +325,8 @@ def _carried(base: Base, touched: _Touched, rank_of: dict[int, int]) -> Carried:
             for rank, count in leaf.stored.items():
                 stored[rank] -= count
     again = Counter(number for number, _ in judged)
-    files = {n: replace(entry, rejected=entry.rejected - again[n]) for n, entry in base.files().items()}
-    return Carried(base.path.name, base.collection.manifest["run_id"], files, stored, rejected, duplicates)
+    files = {n: replace(entry, rejected=entry.rejected - again[n]) for n, entry in stored_files(base.collection).items()}
+    return Carried(parent_of(base.collection), files, stored, rejected, duplicates)
 
 
 def _rows(table: pa.Table) -> list[tuple[int, int]]:

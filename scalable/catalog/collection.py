@@ -64,6 +64,21 @@ class Collection:
         return open_catalog(self.path / name)
 
     @property
+    def parent(self) -> Collection | None:
+        """The version that this one was appended to, if it is still there."""
+        known = self.manifest.get("parent")
+        folder = self.path.parent / known["version"] if known else None
+        return open_collection(folder) if folder and (folder / "manifest.json").is_file() else None
+
+    def leaves_linked(self) -> tuple[int, int]:
+        """Return how many leaves it has, of all members, and how many of them are files of the version it was appended to."""
+        paths = [entry["path"] for entry in self.manifest["files"] if "/Npix=" in entry["path"] or "rows/" in entry["path"]]
+        paths = [path for path in paths if path.endswith(".parquet")]
+        before = self.parent.path if self.parent else None
+        linked = [path for path in paths if before and (before / path).exists() and (before / path).samefile(self.path / path)]
+        return len(paths), len(linked)
+
+    @property
     def observations(self) -> pa.Table:
         """One row per catalogue file; small, read at once."""
         return read_leaf(self.path / "observations.parquet")

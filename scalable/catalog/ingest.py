@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, find_version, locked, sweep
-from scalable.catalog.ingest_commit import Run, commit_version
+from scalable.catalog.ingest_commit import Progress, Run, commit_version
 from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, TaskRecord, make_batches, map_batch
 from scalable.catalog.ingest_plan import Counts, bundle, count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import (
@@ -51,9 +51,6 @@ BUCKET_BYTES = 1 << 30
 """Input whose objects one task of the spread check compares."""
 
 Record = TypeVar("Record", bound=TaskRecord)
-
-Progress = Callable[[str, int, int, int], None]
-"""Called with stage, tasks done, tasks in all and input bytes done."""
 
 
 @dataclass(frozen=True)
@@ -157,19 +154,13 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
     if not survey.has_positions:
         stored = map_files(map_rows, batches, settings, progress)
         demand_rows(stored)
-        progress("commit", 0, 1, 0)
-        collection = commit_rows(run, stored)
-        progress("commit", 1, 1, 0)
-        return collection
+        return commit_rows(run, stored, progress=progress)
     reference = run_tasks(index_reference, reference_sources(survey), settings)
     records = map_files(map_batch, batches, settings, progress)
     demand_rows(records)
     plan, pixels, wide, density = _plan(records, run, progress)
     reduced = reduce_sky(pixels, plan, progress)
-    progress("commit", 0, 1, 0)
-    collection = commit_version(run, records, reduced, wide=wide, density=density, reference=reference)
-    progress("commit", 1, 1, 0)
-    return collection
+    return commit_version(run, records, reduced, wide=wide, density=density, reference=reference, progress=progress)
 
 
 def map_files(
@@ -200,12 +191,13 @@ def _plan(records: Sequence[MapRecord], run: Run, progress: Progress) -> tuple[P
     """Check the spread of every object, count, and cut the sky into pixels; also returns the wide objects and the counts."""
     settings, store = run.settings, run.settings.survey.store
     runs = tuple(part for record in records for part in record.runs if part.rows)
-    progress("plan", 0, settings.buckets, 0)
+    steps = settings.buckets + 2
     plan = plan_of(run, runs)
-    suspects = find_suspects(plan)
+    suspects = find_suspects(plan, lambda done: progress("plan", done, steps, 0))
     wide = run_tasks(settle_wide, [suspects], settings, runs)[0] if len(suspects) else WIDE.empty_table()
+    progress("plan", steps - 1, steps, 0)
     pixels, counts, deep = cut_runs(plan, wide["owner"].to_numpy())
-    progress("plan", settings.buckets, settings.buckets, 0)
+    progress("plan", steps, steps, 0)
     return replace(plan, wide=wide.num_rows > 0), pixels, wide, density_table(counts, deep, store)
 
 
@@ -217,11 +209,21 @@ def cut_runs(plan: Plan, owners: NDArray[np.int64]) -> tuple[list[tuple[Pixel, i
     return cut_sky(counts, deep, owners, store, limit=limit), counts, deep
 
 
-def find_suspects(plan: Plan) -> NDArray[np.int64]:
-    """Return the ids, sorted, of objects that may be wider than the margin; the keys of their rows where there are no ids."""
+def find_suspects(plan: Plan, on_done: Callable[[int], None]) -> NDArray[np.int64]:
+    """Return the ids, sorted, of objects that may be wider than the margin; the keys of their rows where there are no ids.
+
+    Says how many of the buckets of ids are done.
+    """
     settings = plan.settings
+    on_done(0)
     if settings.survey.grouping.by == "id":
-        return np.unique(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, plan.runs)))
+        done: list[int] = []
+
+        def tell(found: NDArray[np.int64]) -> None:
+            done.append(len(found))
+            on_done(len(done))
+
+        return np.unique(np.concatenate(run_tasks(check_bucket, range(settings.buckets), settings, plan.runs, on_done=tell)))
     pixels, _, _ = cut_runs(plan, np.zeros(0, dtype=np.int64))
     groups = bundle(pixels, detections_schema(settings.schema).row_bytes)
     return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *run_tasks(check_pixels, groups, plan)]))
@@ -235,12 +237,14 @@ def plan_of(run: Run, runs: tuple[RunInfo, ...], *, wide: bool = False) -> Plan:
 
 def reduce_sky(pixels: Sequence[tuple[Pixel, int]], plan: Plan, progress: Progress) -> list[Reduced]:
     """Run the reduce stage over some pixels with the rows expected in each."""
-    groups = bundle(pixels, detections_schema(plan.settings.schema).row_bytes)
-    done: list[int] = []
+    row_bytes = detections_schema(plan.settings.schema).row_bytes
+    groups = bundle(pixels, row_bytes)
+    done: list[Reduced] = []
 
     def tell(results: list[Reduced]) -> None:
-        done.append(len(results))
-        progress("reduce", sum(done), len(pixels), 0)
+        done.extend(results)
+        rows = sum(result.detections.rows for result in done if result.detections)
+        progress("reduce", len(done), len(pixels), int(rows * row_bytes))
 
     progress("reduce", 0, len(pixels), 0)
     return [result for results in run_tasks(reduce_pixels, groups, plan, on_done=tell) for result in results]

@@ -68,17 +68,6 @@ class Base:
         cut = cut_sky(self.counts, self.deep, self.owners, store, limit=row_limit(store, settings.schema))
         return {pixel for pixel, _ in cut}
 
-    def files(self) -> dict[int, FileRecord]:
-        """Return what became of every file of the version, by observation id."""
-        table = self.collection.observations
-        names = ("observation_id", "path", "rows", "size_bytes", "sha256", "header_digest", "rows_rejected", "status")
-        rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-        return {
-            number: FileRecord(number, path, count, size, sha256 or "", header or "", rejected)
-            for number, path, count, size, sha256, header, rejected, status in rows
-            if status == "stored"
-        }
-
 
 def open_base(collection: Collection) -> Base:
     """Read the small tables of a version; no leaf is opened."""
@@ -87,9 +76,27 @@ def open_base(collection: Collection) -> Base:
     return Base(collection, counts, deep, read_leaf(collection.path / "wide_objects.parquet"), leaves)
 
 
+def parent_of(base: Collection) -> dict[str, Any]:
+    """Return what a version says of the one that it adds to."""
+    return {"version": base.path.name, "run_id": base.manifest["run_id"], "stored": base.accounting["stored"]}
+
+
+def stored_files(base: Collection) -> dict[int, FileRecord]:
+    """Return what became of the files that a version holds, by observation id."""
+    table, modified = base.observations, base.manifest.get("modified_ns", {})
+    names = ("observation_id", "path", "rows", "size_bytes", "sha256", "header_digest", "rows_rejected", "status")
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    return {
+        number: FileRecord(number, path, count, size, sha256 or "", header or "", rejected, "", modified.get(str(number), 0))
+        for number, path, count, size, sha256, header, rejected, status in rows
+        if status == "stored"
+    }
+
+
 def stored_columns(base: Collection, survey: Survey) -> Schema:
     """Return the columns that the files of a version gave, with the roles of the survey."""
-    own = Schema.from_arrow(base.detections.schema).columns[len(STORED_NAMES) :]
+    stored = base.detections if base.has_positions else base.rows
+    own = [column for column in Schema.from_arrow(stored.schema) if column.name not in STORED_NAMES]
     return Schema(tuple(replace(c, role=survey.columns[c.name].role) if c.name in survey.columns else c for c in own))
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ from scalable.schema import Schema
 from scalable.sky.pixel import Pixel
 
 INDEX_PART_ROWS = 5_000_000
+COMMIT_STEPS = 4
+"""Books, catalogues, manifest, and the publishing, which waits for the disk."""
+
+Progress = Callable[[str, int, int, int], None]
+"""Called with stage, tasks done, tasks in all and bytes done: of the input, or decoded."""
 
 INDEX = Schema.from_arrow(
     pa.schema([("object_id", pa.int64()), ("Norder", pa.uint8()), ("Dir", pa.int64()), ("Npix", pa.int64())])
@@ -79,8 +84,8 @@ class Carried:
 
     Attributes
     ----------
-    version, run_id : str
-        The one it adds to.
+    parent : dict
+        The one it adds to: version, run id, and rows stored.
     files : dict
         What became of its files, by observation id.
     stored : dict
@@ -89,8 +94,7 @@ class Carried:
         Its rejected rows, and those of them that were duplicates, without those that were judged anew.
     """
 
-    version: str
-    run_id: str
+    parent: dict[str, Any]
     files: dict[int, FileRecord]
     stored: dict[int, int]
     rejected: pa.Table
@@ -105,6 +109,7 @@ def commit_version(
     wide: pa.Table,
     density: pa.Table,
     reference: Sequence[str],
+    progress: Progress,
     carried: Carried | None = None,
 ) -> Collection:
     """Write what a version holds beside its leaves, and publish it by one rename.
@@ -114,6 +119,7 @@ def commit_version(
     AccountingError
         If a single row is lost or doubled.
     """
+    progress("commit", 0, COMMIT_STEPS, 0)
     files = carried.files if carried else {}
     files = files | {entry.observation_id: entry for record in records for entry in record.files}
     kept = [result for result in reduced if result.objects and result.detections]
@@ -129,6 +135,7 @@ def commit_version(
         nulls.update(result.nulls)
     books = balance(run, files, stored, duplicates, rejected.num_rows)
     digests = {(member_folder(Path(), name) / leaf.path).as_posix(): leaf for name in MEMBERS for leaf in _leaves(kept, name)}
+    progress("commit", 1, COMMIT_STEPS, 0)
     _finish_catalogs(run, kept)
     again = [carried.duplicates] if carried else []
     again += [read_arrow(pixel_file(run.work, result.pixel, "duplicates.arrow")) for result in kept if result.duplicates]
@@ -140,9 +147,8 @@ def commit_version(
     accounting |= _reference_total(run, kept, accounting["stored"])
     more = {"margin_arcsec": run.settings.survey.store.margin_arcsec, "wide_objects": wide.num_rows}
     more |= {"accounting": accounting, "nulls": dict(nulls)}
-    more |= {"reference_sha256": list(reference)}
-    more |= {"parent": {"version": carried.version, "run_id": carried.run_id} if carried else None}
-    return publish_version(run, files, books, rejected, digests, more)
+    more |= {"reference_sha256": list(reference), "parent": carried.parent if carried else None}
+    return publish_version(run, files, books, rejected, digests, more, progress)
 
 
 def publish_version(
@@ -152,11 +158,13 @@ def publish_version(
     rejected: pa.Table,
     digests: dict[str, Leaf],
     more: Mapping[str, Any],
+    progress: Progress,
 ) -> Collection:
     """Write observations, rejected rows, the files set aside and the manifest with ``more`` in it; then publish the version.
 
     ``digests`` are the leaves written so far, by path below the version.
     """
+    progress("commit", 2, COMMIT_STEPS, 0)
     for name, table in (("observations", _observations(run, files, books)), ("rejected", rejected)):
         digests[f"{name}.parquet"] = write_leaf(table, run.version, f"{name}.parquet")
     _write_quarantine(run.version / "quarantine.csv", files)
@@ -171,10 +179,14 @@ def publish_version(
         "bands": list(survey.bands),
         "grouping": survey.grouping.model_dump(mode="json", exclude_defaults=True),
         "files": _files(run.version, digests),
+        "modified_ns": {str(number): entry.modified_ns for number, entry in files.items()},
         **more,
     }
     write_json(run.version / "manifest.json", manifest)
-    return commit(run.store, run.version)
+    progress("commit", 3, COMMIT_STEPS, 0)
+    collection = commit(run.store, run.version)
+    progress("commit", COMMIT_STEPS, COMMIT_STEPS, 0)
+    return collection
 
 
 def balance(

@@ -70,7 +70,7 @@ class Settings:
 
 @dataclass
 class FileRecord:
-    """What became of one file: its rows and digests, or the reason why it is set aside."""
+    """What became of one file: its rows, digests and when it was last written, or the reason why it is set aside."""
 
     observation_id: int
     path: str
@@ -80,6 +80,7 @@ class FileRecord:
     header_digest: str = ""
     rejected: int = 0
     reason: str = ""
+    modified_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,8 @@ def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator
         raise InputError(source.problem)
     survey = settings.survey
     reader = reader_for(survey.files.format)
+    # Before the first byte is read: what changes later is seen to have changed.
+    entry.modified_ns = modified_ns(source)
     info = reader.describe(source)
     found = stored_schema(info.schema, survey.columns, path=source.path)
     _same_columns(found, settings.schema, source)
@@ -240,7 +243,13 @@ def set_aside(source: Source, error: Exception, survey: Survey) -> FileRecord:
     """Return the record of a file that cannot be used, with the reason."""
     # Paths below the root, so that a store does not depend on where its input lay.
     reason = (str(error) or type(error).__name__).replace(f"{survey.root}/", "")
-    return FileRecord(source.observation_id, source.name, reason=reason)
+    return FileRecord(source.observation_id, source.name, reason=reason, modified_ns=modified_ns(source))
+
+
+def modified_ns(source: Source) -> int:
+    """Return when a file was last written [ns since 1970], 0 where there is none."""
+    path = Path(source.path)
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _same_columns(found: Schema, wanted: Schema, source: Source) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from scalable.catalog.collection import Collection
-from scalable.catalog.ingest_commit import Run, balance, gather_rejected, publish_version, total
+from scalable.catalog.ingest_base import parent_of, stored_files
+from scalable.catalog.ingest_commit import COMMIT_STEPS, Progress, Run, balance, gather_rejected, publish_version, total
 from scalable.catalog.ingest_map import REJECTED, Batch, FileRecord, Settings, TaskRecord, rejection, scan_file, set_aside
+from scalable.cluster import run_tasks
 from scalable.errors import ScalableError
 from scalable.io.blocks import finish_blocks
 from scalable.io.layout import META_KEY
-from scalable.io.parquet import Leaf, write_leaf
+from scalable.io.parquet import Leaf, known_leaf, write_leaf
 from scalable.io.reader import Source
 from scalable.io.runs import read_json, write_arrow, write_json
 from scalable.schema import Column, Schema
@@ -101,18 +105,60 @@ def cut_blocks(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def commit_rows(run: Run, records: Sequence[RowsRecord]) -> Collection:
+def link_rows(before: Collection, run: Run) -> RowsRecord:
+    """Link the blocks of a version into the new one; returns the record of a task that would have written them."""
+    files = stored_files(before)
+    record = RowsRecord("", files=list(files.values()), blocks={number: [] for number in files})
+    entries = [entry for entry in before.manifest["files"] if entry["path"].startswith("rows/") and "rows" in entry]
+    groups = [entries[i : i + 64] for i in range(0, len(entries), 64)]
+    nulls = Counter[str]()
+    for blocks in run_tasks(link_blocks, groups, str(before.path), str(run.version)):
+        for block, empty in blocks:
+            record.blocks[int(block.path.split("-")[0])].append(block)
+            nulls.update({name: empty[name] for name in run.settings.schema.names if empty[name]})
+    record.nulls = dict(nulls)
+    return record
+
+
+def link_blocks(entries: Sequence[dict[str, Any]], before: str, version: str) -> list[tuple[Leaf, dict[str, int]]]:
+    """Link blocks of one version into another; nothing of them is read but footers."""
+    found = []
+    for entry in entries:
+        new = Path(version) / entry["path"]
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        os.link(Path(before) / entry["path"], new)
+        name = entry["path"].removeprefix("rows/")
+        found.append(known_leaf(new.parent, name, size_bytes=entry["bytes"], sha256=entry["sha256"]))
+    return found
+
+
+def commit_rows(run: Run, records: Sequence[RowsRecord], *, progress: Progress, before: Collection | None = None) -> Collection:
     """Balance the books, write the metadata of the blocks, and publish the version by one rename.
+
+    Parameters
+    ----------
+    run : Run
+        The ingest.
+    records : sequence of RowsRecord
+        What its tasks wrote.
+    progress : callable
+        Called as steps are done.
+    before : Collection, optional
+        The version that is added to: its blocks are linked.
 
     Raises
     ------
     AccountingError
         If a single row is lost or doubled.
     """
+    progress("commit", 0, COMMIT_STEPS, 0)
     survey = run.settings.survey
+    paths = [run.work / "map" / f"{record.name}.rejected.arrow" for record in records]
+    rejected = gather_rejected(paths, [before.rejected] if before else [])
+    records = [*([link_rows(before, run)] if before else []), *records]
     files = {entry.observation_id: entry for record in records for entry in record.files}
     of_file = {observation: blocks for record in records for observation, blocks in record.blocks.items()}
-    rejected = gather_rejected([run.work / "map" / f"{record.name}.rejected.arrow" for record in records])
     ids = run.observations["observation_id"].to_pylist()
     stored = {rank: sum(b.rows for b in of_file[i]) for i, rank in zip(ids, run.ranks.tolist(), strict=True)}
     books = balance(run, files, stored, {}, rejected.num_rows)
@@ -123,8 +169,8 @@ def commit_rows(run: Run, records: Sequence[RowsRecord]) -> Collection:
     nulls = Counter[str]()
     for record in records:
         nulls.update(record.nulls)
-    more = {"accounting": total(files, books), "nulls": dict(nulls)}
-    return publish_version(run, files, books, rejected, {f"rows/{block.path}": block for block in blocks}, more)
+    more = {"accounting": total(files, books), "nulls": dict(nulls), "parent": parent_of(before) if before else None}
+    return publish_version(run, files, books, rejected, {f"rows/{block.path}": block for block in blocks}, more, progress)
 
 
 def _stored_rows(source: Source, settings: Settings, entry: FileRecord, rejected: list[pa.Table]) -> Iterator[pa.Table]:

@@ -26,8 +26,9 @@ class Version:
         When the run that made it began, in UTC.
     run_id : str
         Digest of the input and of the survey's rules.
-    stored, objects, files, quarantined : int
-        Detections, objects, files read and files set aside.
+    stored, added, objects, files, quarantined : int
+        Rows, those among them that the version it was appended to has not, objects (none without positions), files read and
+        files set aside.
     added_bytes : int
         Bytes on disk that no older version holds; a file with several hard links counts once.
     current : bool
@@ -38,6 +39,7 @@ class Version:
     date: str
     run_id: str
     stored: int
+    added: int
     objects: int
     files: int
     quarantined: int
@@ -70,7 +72,8 @@ def list_versions(store: str | Path) -> list[Version]:
         inodes = {(state.st_dev, state.st_ino): state.st_size for state in _states([path])}
         added = sum(size for inode, size in inodes.items() if inode not in seen)
         seen.update(inodes)
-        numbers = (count["stored"], count["objects"], count["files"], count["quarantined"], added)
+        rows = count["stored"], count["stored"] - (manifest.get("parent") or {}).get("stored", 0)
+        numbers = (*rows, count.get("objects", 0), count["files"], count["quarantined"], added)
         versions.append(Version(int(path.name), manifest["date"], manifest["run_id"], *numbers, path == _current(store)))
     return versions[::-1]
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+from dask.base import tokenize
 
+from scalable import __version__
 from scalable.catalog.catalog import Catalog, open_catalog
-from scalable.catalog.steps import Chain
+from scalable.catalog.steps import Chain, LeafLoader
 from scalable.cluster import run_tasks
 from scalable.errors import ColumnError, StoreError
 from scalable.io.atomic import publish
 from scalable.io.layout import HEALPIX_COLUMN, LeafInfo, finish_catalog
-from scalable.io.parquet import Leaf, write_leaf
+from scalable.io.parquet import Leaf, known_leaf, write_leaf
+from scalable.io.runs import read_json, write_json
+
+RECIPE_FILE = "recipe.json"
+"""Member of a written catalogue: a digest of the steps that made it with their parameters, and the catalogue they read."""
 
 
-def write_catalog(catalog: Catalog, path: str | Path, *, on_done: Callable[[int], None] | None = None) -> Catalog:
+def write_catalog(
+    catalog: Catalog, path: str | Path, *, reuse: str | Path | None = None, on_done: Callable[[int], None] | None = None
+) -> Catalog:
     """Compute a catalogue and write it as HATS, with its history; one leaf in memory per task, published by one rename.
 
     Parameters
@@ -27,8 +36,11 @@ def write_catalog(catalog: Catalog, path: str | Path, *, on_done: Callable[[int]
         One that still reads leaves and keeps ``_healpix_29`` and the position of its objects.
     path : str or Path
         Folder to make; must not exist.
+    reuse : str or Path, optional
+        A catalogue that this wrote before, on the same file system. If the same steps made it, its leaves are linked wherever the
+        leaf that they were made from is the same file still, as append leaves it; the result is that of computing all.
     on_done : callable, optional
-        Called with the number of leaves written whenever a task ends.
+        Called with the number of leaves done whenever a task ends.
 
     Returns
     -------
@@ -45,35 +57,70 @@ def write_catalog(catalog: Catalog, path: str | Path, *, on_done: Callable[[int]
         raise ColumnError(f"a HATS catalogue needs {HEALPIX_COLUMN} and the position; keep them in select()")
     aside = path.parent / f".tmp-{path.name}"
     shutil.rmtree(aside, ignore_errors=True)
-    leaves: list[Leaf] = []
+    recipe = _recipe(catalog, path)
+    leaves = link_leaves(catalog, recipe, Path(reuse), aside) if reuse else {}
+    done: list[int] = []
 
-    def tell(written: list[Leaf]) -> None:
-        leaves.extend(written)
+    def tell(written: dict[str, Leaf | None]) -> None:
+        done.append(len(written))
         if on_done:
-            on_done(len(leaves))
+            on_done(len(leaves) + sum(done))
 
+    todo = catalog.on_leaves([leaf for leaf in catalog.leaves if leaf.path not in leaves])
     # The history may be long: it is written once, not with every leaf.
-    run_tasks(write_leaves, catalog.partitions, catalog.chain, catalog.schema.remove_metadata(), str(aside), on_done=tell)
-    if not leaves:
+    schema = catalog.schema.remove_metadata()
+    for written in run_tasks(write_leaves, todo.partitions, catalog.chain, schema, str(aside), on_done=tell):
+        leaves |= written
+    kept = [leaf for leaf in leaves.values() if leaf]
+    if not kept:
         raise StoreError(f"{path}: the result has no row; nothing was written")
     finish_catalog(
         aside,
-        leaves,
+        kept,
         schema=catalog.schema,
         name=path.name,
         product="object",
         position=(positions[0][0].name, positions[1][0].name),
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+    write_json(aside / RECIPE_FILE, recipe)
     publish(aside, path)
     return open_catalog(path)
 
 
-def write_leaves(leaves: tuple[LeafInfo, ...], chain: Chain, schema: pa.Schema, folder: str) -> list[Leaf]:
+def write_leaves(leaves: tuple[LeafInfo, ...], chain: Chain, schema: pa.Schema, folder: str) -> dict[str, Leaf | None]:
     """Compute and write the leaves of one partition; empty ones are left out."""
-    written = []
+    written: dict[str, Leaf | None] = {}
     for leaf in leaves:
         table = chain.load(leaf, schema.names).cast(schema)
-        if table.num_rows:
-            written.append(write_leaf(table, Path(folder), leaf.path))
+        written[leaf.path] = write_leaf(table, Path(folder), leaf.path) if table.num_rows else None
     return written
+
+
+def _recipe(catalog: Catalog, path: Path) -> dict[str, str]:
+    """Return what the leaves of a catalogue written to ``path`` follow from, but for the leaves that they are made from."""
+    source = catalog.chain.loader
+    root = os.path.relpath(source.root, path) if isinstance(source, LeafLoader) else ""
+    # Steps hold their parameters and, of functions, where they are defined: whose code may change with the version.
+    return {"digest": tokenize(__version__, catalog.chain.steps, catalog.schema.serialize().to_pybytes()), "source": root}
+
+
+def link_leaves(catalog: Catalog, recipe: Mapping[str, str], earlier: Path, aside: Path) -> dict[str, Leaf | None]:
+    """Link the leaves of a catalogue written before that would come out the same; None where there was no row."""
+    known = read_json(earlier / RECIPE_FILE) if (earlier / RECIPE_FILE).exists() else {}
+    source = catalog.chain.loader
+    if known.get("digest") != recipe["digest"] or not known["source"] or not isinstance(source, LeafLoader):
+        return {}
+    linked: dict[str, Leaf | None] = {}
+    for leaf in catalog.leaves:
+        before = earlier / known["source"] / leaf.path
+        if not before.exists() or not before.samefile(Path(source.root) / leaf.path):
+            continue
+        linked[leaf.path] = None
+        if (earlier / leaf.path).exists():
+            (aside / leaf.path).parent.mkdir(parents=True, exist_ok=True)
+            os.link(earlier / leaf.path, aside / leaf.path)
+            # Nothing is made of the digest of a leaf that goes into no manifest.
+            size = (earlier / leaf.path).stat().st_size
+            linked[leaf.path], _ = known_leaf(earlier, leaf.path, size_bytes=size, sha256="")
+    return linked

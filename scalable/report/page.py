@@ -211,8 +211,10 @@ a { color: var(--accent); text-decoration: none; }
 a:hover, a:focus { text-decoration: underline; }
 .summary { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 1.2rem 2rem; margin: 2.2rem 0 0;
   padding: 1.3rem 0; border-top: 1px solid var(--faint); border-bottom: 1px solid var(--faint); }
+.summary div:last-child { grid-column: span 2; }
 dt { font-size: 0.8rem; color: var(--muted); }
-dd { margin: 0.1rem 0 0; font-size: 1.1rem; font-weight: 550; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+dd { margin: 0.1rem 0 0; font-size: 1.05rem; line-height: 1.4; font-weight: 550;
+  font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 nav ol { columns: 17rem; column-gap: 2rem; margin: 1.4rem 0 0; padding: 0 0 0 1.5rem; font-size: 0.93rem; line-height: 1.9; }
 nav li { break-inside: avoid; }
 nav li::marker { color: var(--muted); font-variant-numeric: tabular-nums; }
@@ -227,7 +229,7 @@ code { font-family: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "
 table { width: max-content; border-collapse: collapse; font-size: 0.86rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.36rem 0.8rem; text-align: left; vertical-align: top; }
 th { vertical-align: bottom; font-weight: 600; white-space: nowrap; border-bottom: 1.5px solid var(--muted); }
-td { max-width: 42rem; overflow-wrap: break-word; border-bottom: 1px solid var(--faint); }
+td { max-width: 30rem; overflow-wrap: break-word; border-bottom: 1px solid var(--faint); }
 th.n, td.n { text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { padding-left: 0; }
 .unit { display: block; font-weight: 400; font-size: 0.78rem; color: var(--muted); }

@@ -19,17 +19,23 @@ from scalable.catalog.check import Finding
 from scalable.catalog.collection import Collection
 from scalable.catalog.light_curves import floats
 from scalable.catalog.sql import sql
+from scalable.catalog.versions import list_versions
 from scalable.errors import ColumnError, QueryError
+from scalable.io.layout import LeafInfo
 from scalable.io.parquet import read_leaf
 from scalable.report import plots
 from scalable.report.page import Section, write_page
 from scalable.report.sky_map import sky_map
 from scalable.report.style import Theme
+from scalable.schema import State
 from scalable.sky.healpix import outline
 from scalable.survey import Survey
 
 MOST_POINTS = 100_000
 """Points in one plot: more would only hide each other, and the page must not grow with the survey."""
+
+LISTED = 10
+"""Lines of a list that may be long."""
 
 ByField = dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
@@ -52,9 +58,10 @@ def write_run_page(
         lambda: _colour_colour(survey, collection),
     ]
     makers: list[Callable[[], list[Section]]] = [
-        lambda: [_accounting(collection)],
+        lambda: [_accounting(collection), _versions(collection)],
         lambda: _problems(collection, findings),
         *(on_sky if collection.has_positions else ()),
+        lambda: _states(collection),
         lambda: _quality(survey, collection),
         lambda: _questions(survey, collection),
         lambda: [_how_to_open(collection, products)],
@@ -69,8 +76,9 @@ def write_run_page(
         "Detections" if collection.has_positions else "Rows": f"{count['stored']:,} of {count['read']:,} rows read",
         "Files": f"{count['files'] - count['quarantined']} of {count['files']}",
         "Bands": ", ".join(collection.bands) or "none",
-        "Version": f"{collection.path.name}, {collection.manifest['date']}",
-        "Survey digest": collection.manifest["survey_digest"][:16],
+        "Version": collection.path.name,
+        "Date": collection.manifest["date"][:10],
+        "Survey digest": collection.manifest["survey_digest"][:12],
         "License": survey.license or "not declared",
     }
     text = survey.description or (survey.motivation.text if survey.motivation else "")
@@ -98,6 +106,23 @@ def _accounting_bar(theme: Theme, count: tuple[int, int, int, int, int]) -> Figu
     return plots.accounting(*count, theme=theme)
 
 
+def _versions(collection: Collection) -> Section:
+    """List the versions of the store as `scalable log` does."""
+    versions = list_versions(collection.path.parents[1])
+    columns = {
+        "version": [f"{version.number:04d}{' (current)' if version.current else ''}" for version in versions],
+        "date (UTC)": [version.date[:16].replace("T", " ") for version in versions],
+        "files": [version.files for version in versions],
+        "files set aside": [version.quarantined for version in versions],
+        "rows added": [version.added for version in versions],
+        "rows": [version.stored for version in versions],
+    }
+    megabytes = pa.array([round(version.added_bytes / 1e6, 1) for version in versions])
+    table = pa.table(columns).append_column(pa.field("size added", pa.float64(), metadata={"unit": "MB"}), megabytes)
+    text = "Every ingest and append leaves a version, and changes no older one. Files that versions share count for the oldest."
+    return Section("Versions", text, table=table, max_rows=LISTED)
+
+
 def _problems(collection: Collection, findings: Sequence[Finding]) -> list[Section]:
     sections = []
     if findings:
@@ -108,9 +133,13 @@ def _problems(collection: Collection, findings: Sequence[Finding]) -> list[Secti
         with (collection.path / "quarantine.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         table = pa.table({name: [row[name] for row in rows] for name in ("path", "reason")})
-        sections.append(Section("Quarantine", "Files that were set aside; all others are in.", table=table))
-    if collection.rejected.num_rows:
-        sections.append(Section("Rejected rows", "Rows that were not stored, and why.", table=collection.rejected))
+        text = "Files that were set aside, and why; all others are in."
+        sections.append(Section("Files set aside", text, table=table, max_rows=LISTED))
+    rejected = collection.rejected
+    if rejected.num_rows:
+        reasons = ", ".join(f"{row['counts']:,} {row['values']}" for row in rejected["reason"].value_counts().to_pylist())
+        text = f"Rows that were not stored, and why: {reasons}."
+        sections.append(Section("Rejected rows", text, table=rejected, max_rows=LISTED))
     return sections
 
 
@@ -124,8 +153,49 @@ def _sky(collection: Collection) -> Section:
         "Partitions on the sky",
         f"Leaves: {len(leaves)}, partitions: {detections.npartitions}. A leaf holds all detections of its objects.",
         figure=lambda theme: sky_map(outlines, rows, partition, theme=theme),
-        caption="HEALPix pixels that hold objects, shaded by their number of detections.",
+        table=_orders(leaves),
+        caption="HEALPix pixels that hold objects, shaded by their number of detections, and how deep the sky was cut.",
     )
+
+
+def _orders(leaves: Sequence[LeafInfo]) -> pa.Table:
+    """Return leaves and rows by order."""
+    order, rows = (np.array(values) for values in zip(*((leaf.pixel.order, leaf.rows) for leaf in leaves), strict=True))
+    found = np.unique(order)
+    groups = [rows[order == value] for value in found]
+    columns = {
+        "order": found,
+        "side": np.round(np.degrees(np.sqrt(np.pi / 3)) * 60 / 2.0**found, 2),
+        "leaves": [len(group) for group in groups],
+        "rows": [group.sum() for group in groups],
+        "most rows in a leaf": [group.max() for group in groups],
+    }
+    table = pa.table(columns)
+    return table.cast(table.schema.set(1, pa.field("side", pa.float64(), metadata={"unit": "arcmin"})))
+
+
+def _states(collection: Collection) -> list[Section]:
+    """Count what each column holds, by state: from the books where a column has one kind of null, else in one pass over all."""
+    catalog, stored = collection.detections if collection.has_positions else collection.rows, collection.accounting["stored"]
+    names, nulls = catalog.columns.names, collection.manifest["nulls"]
+    states = [state.name.lower() for state in State]
+    counts = {name: {catalog.columns[name].null_state or "sentinel": n} for name, n in nulls.items()}
+    cells = [(name, state) for name in names if f"{name}_state" in names for state in states[1:]]
+    if cells:
+        kept = [f"count(*) FILTER (WHERE {_quoted(f'{name}_state')} = {states.index(state)})" for name, state in cells]
+        wanted = ", ".join(f"{text} AS n{number}" for number, text in enumerate(kept))
+        rows = "detections" if collection.has_positions else "rows"
+        [answer] = sql(collection, f"SELECT {wanted} FROM {rows}").compute().to_pylist()
+        for (name, state), n in zip(cells, answer.values(), strict=True):
+            counts[name] = counts.get(name, {}) | {state: n}
+    counts = {name: counts[name] for name in names if any(counts.get(name, {}).values())}
+    if not counts:
+        return []
+    used = [state for state in states if any(count.get(state) for count in counts.values())]
+    columns = {state: [count.get(state, 0) for count in counts.values()] for state in used}
+    measured = [stored - sum(count.values()) for count in counts.values()]
+    text = "Cells without a measured value, by reason; every other column is measured in every row."
+    return [Section("Values and nulls", text, table=pa.table({"column": list(counts), "measured": measured, **columns}))]
 
 
 def _quoted(name: str) -> str:

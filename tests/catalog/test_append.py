@@ -22,9 +22,10 @@ from test_ingest_sky import Sky, skies
 from scalable.catalog import append as stages
 from scalable.catalog import ingest_map
 from scalable.catalog.append import append
+from scalable.catalog.append_plan import plan_append
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
-from scalable.errors import InputError, StoreError
+from scalable.errors import AdditionError, InputError, StoreError
 from scalable.survey import Survey, open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
@@ -125,7 +126,27 @@ def test_only_touched_pixels_are_written_and_the_others_are_links(tmp_path: Path
     assert written | linked == mine
     assert len(written) == 2
     assert len(linked) == len(mine) - 2 >= 3
-    assert found.manifest["parent"] == {"version": "0001", "run_id": open_collection(before).manifest["run_id"]}
+    assert found.manifest["parent"] == {
+        "version": "0001",
+        "run_id": open_collection(before).manifest["run_id"],
+        "stored": open_collection(before).accounting["stored"],
+    }
+
+
+def test_a_plan_names_the_files_and_the_leaves_that_an_append_then_writes(tmp_path: Path) -> None:
+    before = ingest(write_survey(tmp_path, FILES[:2]), into=tmp_path / "store")
+    survey = write_survey(tmp_path, FILES)
+    known = fingerprint(tmp_path / "store")
+    planned = plan_append(survey, into=tmp_path / "store")
+    assert fingerprint(tmp_path / "store") == known
+    assert (planned.files, planned.unusable, planned.leaves) == ({FILES[2].path: 3}, {}, len(before.detections.leaves))
+    found = append(survey, into=tmp_path / "store")
+    digests = [{e["path"]: e["sha256"] for e in c.manifest["files"] if e["path"].startswith("det")} for c in (before, found)]
+    written = {leaf.pixel for leaf in before.detections.leaves for path in digests[0]
+               if path.endswith(f"detections/{leaf.path}") and digests[1].get(path) != digests[0][path]}  # fmt: skip
+    assert written
+    assert written <= set(planned.touched)
+    assert len(planned.touched) < planned.leaves
 
 
 def test_readers_of_the_version_before_are_not_disturbed(tmp_path: Path) -> None:
@@ -167,6 +188,14 @@ def test_a_file_that_was_set_aside_is_tried_again(tmp_path: Path) -> None:
     assert contents(found) == contents(ingest(survey, into=tmp_path / "whole"))
 
 
+def test_a_file_that_is_still_damaged_is_no_reason_for_a_version(tmp_path: Path) -> None:
+    survey = write_survey(tmp_path, FILES)
+    (tmp_path / FILES[1].path).write_bytes(b"no table")
+    first = ingest(survey, into=tmp_path / "store")
+    assert first.accounting["quarantined"] == 1
+    assert append(survey, into=tmp_path / "store").path == first.path
+
+
 def test_without_new_files_nothing_happens(tmp_path: Path) -> None:
     survey = write_survey(tmp_path, FILES)
     first = ingest(survey, into=tmp_path / "store")
@@ -198,6 +227,12 @@ def _a_stored_file_changed(folder: Path) -> Survey:
     return write_survey(folder, [replace(FILES[0], table=more), *FILES[1:]])
 
 
+def _other_bytes_of_the_same_size(folder: Path) -> Survey:
+    return write_survey(
+        folder, [replace(FILES[0], table=detections([1, 2, 6], [10.0, 200.0, 10.0], [0.0, 80.0, 40.0])), *FILES[1:]]
+    )
+
+
 def _another_date(folder: Path) -> Survey:
     return write_survey(folder, [replace(FILES[0], mjd=1.5), *FILES[1:]])
 
@@ -211,13 +246,14 @@ def _no_longer_listed(folder: Path) -> Survey:
     [
         (_another_rule, "was made under other rules"),
         (_a_stored_file_changed, "observation 1 .* has changed since it was stored: its file has"),
+        (_other_bytes_of_the_same_size, "observation 1 .* has changed since it was stored: its file has as many bytes"),
         (_another_date, "observation 1 .* mjd is 1.5, was 1.0"),
         (_no_longer_listed, "observation 1 .* is stored but no longer listed"),
     ],
 )
 def test_what_is_not_an_addition_is_refused(tmp_path: Path, change: Callable[[Path], Survey], message: str) -> None:
     ingest(write_survey(tmp_path, FILES[:2]), into=tmp_path / "store")
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(AdditionError, match=message):
         append(change(tmp_path), into=tmp_path / "store")
     assert open_collection(tmp_path / "store").path.name == "0001"
 

@@ -29,9 +29,12 @@ import scalable
 from scalable import cli
 from scalable.catalog import ingest as stages
 from scalable.catalog import ingest_map, ingest_rows
+from scalable.catalog.append import append
+from scalable.catalog.append_plan import plan_append
 from scalable.catalog.check import check
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
+from scalable.catalog.versions import list_versions
 from scalable.errors import ColumnError, InputError, QueryError, StoreError, SurveyError
 from scalable.io.delimited import DelimitedTable
 from scalable.survey import open_survey
@@ -267,6 +270,28 @@ def test_no_result_column_claims_that_rows_are_kept_by_object(tmp_path: Path, te
 # Failures -------------------------------------------------------------------------------------------------------------------
 
 
+def test_appended_files_are_new_blocks_beside_linked_ones_and_all_is_as_at_once(tmp_path: Path) -> None:
+    first = ingest(open_survey(write_tables(tmp_path, [25, 12])), into=tmp_path / "store")
+    (tmp_path / "tables" / "3.csv").write_text("another,head\n1,2\n")
+    survey = open_survey(tmp_path / "survey.yaml")
+    with pytest.raises(InputError, match="none of the 1 new files can be used"):
+        append(survey, into=tmp_path / "store")
+    assert plan_append(survey, into=tmp_path / "store").unusable.keys() == {"3.csv"}
+    survey = open_survey(write_tables(tmp_path, [25, 12, 7]))
+    planned = plan_append(survey, into=tmp_path / "store")
+    assert (planned.files, planned.unusable, planned.leaves, planned.touched) == ({"3.csv": 7}, {}, 5, ())
+    found, whole = append(survey, into=tmp_path / "store"), ingest(survey, into=tmp_path / "whole")
+    check_rows(found)
+    assert found.leaves_linked() == (6, 5)
+    both = [{name: digest for name, digest in fingerprint(c.path).items() if name != "manifest.json"} for c in (found, whole)]
+    assert both[0] == both[1]
+    for key in ("accounting", "nulls"):
+        assert found.manifest[key] == whole.manifest[key]
+    assert found.manifest["parent"]["stored"] == first.accounting["stored"] == 37
+    assert [(v.added, v.objects) for v in list_versions(tmp_path / "store")] == [(7, 0), (37, 0)]
+    assert append(survey, into=tmp_path / "store").path == found.path
+
+
 def test_a_row_without_the_declared_id_is_rejected_with_its_reason(tmp_path: Path) -> None:
     path = write_tables(tmp_path, [4])
     (tmp_path / "tables/1.csv").write_text("Id,z,Mag\n7,1.5,20.5\n,2.5,21.5\n9,3.5,22.5\n")
@@ -365,7 +390,7 @@ def test_an_unfinished_run_is_taken_up_and_no_file_is_read_again(tmp_path: Path,
     monkeypatch.setattr(stages, "BATCH_BYTES", 1)
     ingest(survey, into=tmp_path / "whole")
 
-    def stop(*_: Any) -> Any:
+    def stop(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
