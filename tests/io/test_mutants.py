@@ -8,6 +8,7 @@ looked at, so that a flipped bit of a number in them is another number.
 
 from __future__ import annotations
 
+import faulthandler
 import gzip
 import hashlib
 import os
@@ -117,6 +118,7 @@ def run(folder: Path, name: str, whole: pa.Table, seeds: range) -> dict[int, str
         if (process := os.fork()) == 0:
             try:
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                faulthandler.disable()  # A crash is an outcome here, which the parent tells.
                 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
                 resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
                 with log.open("w") as said:
