@@ -239,7 +239,7 @@ class Catalog(DaskMethodsMixin):
         for column in self.columns:
             lines.append(f"  {column.name:<{width}}  {str(column.dtype):<8} {column.unit:<8} {column.description}".rstrip())
         lines += [f"  done: {line}" for line in self._done()]
-        lines += [f"  pending: {step}" for step in self.chain.steps]
+        lines += [f"  pending: {step}" for step in self.chain.pending]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -249,7 +249,7 @@ class Catalog(DaskMethodsMixin):
             for c in self.columns
         )
         done = "".join(f"<li>{html.escape(line)}</li>" for line in self._done())
-        pending = "".join(f"<li>{html.escape(str(step))}</li>" for step in self.chain.steps)
+        pending = "".join(f"<li>{html.escape(str(step))}</li>" for step in self.chain.pending)
         return (
             f"<div><strong>Catalog {html.escape(self.title)}</strong>: {html.escape(self._extent())}"
             f"<details><summary>{len(self.schema)} columns</summary><table><thead><tr><th>column</th><th>type</th><th>unit</th>"
@@ -260,7 +260,7 @@ class Catalog(DaskMethodsMixin):
 
     def _done(self) -> list[str]:
         """Return the steps of the history that are not pending any more."""
-        return [shown(record) for record in self.history[: len(self.history) - len(self.chain.steps)]]
+        return [shown(record) for record in self.history[: len(self.history) - len(self.chain.pending)]]
 
     def _extent(self) -> str:
         rows = "unknown number of" if self.rows is None else f"{self.rows:,}"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -21,6 +22,7 @@ from scalable.io.layout import LeafInfo
 class QueryLoader:
     """Rows of a query on one leaf of every view it reads."""
 
+    pending: ClassVar[tuple[object, ...]] = ()
     plan: SqlPlan
     views: tuple[tuple[str, Chain], ...]
     observations: pa.Table | None

@@ -36,7 +36,11 @@ class Step(Protocol):
 
 
 class Loader(Protocol):
-    """Where the rows of a leaf come from."""
+    """Where the rows of a leaf come from; ``pending`` is what a loader that combines will do first, for people."""
+
+    @property
+    def pending(self) -> tuple[object, ...]:
+        """Return what is pending before the rows are there."""
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         """Return the named columns of one leaf."""
@@ -74,6 +78,7 @@ class Select:
 class LeafLoader:
     """Rows of a catalogue on disk."""
 
+    pending: ClassVar[tuple[object, ...]] = ()
     root: str
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
@@ -87,6 +92,11 @@ class Chain:
 
     loader: Loader
     steps: tuple[Step, ...] = ()
+
+    @property
+    def pending(self) -> tuple[object, ...]:
+        """Everything that is not done yet, in order."""
+        return (*self.loader.pending, *self.steps)
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         """Load one leaf, reading only the columns that the steps and the result need."""
@@ -125,6 +135,8 @@ def _conform(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
 
 class _NoLoader:
     """Stands where rows come from earlier tasks."""
+
+    pending: ClassVar[tuple[object, ...]] = ()
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         raise TypeError("rows of this catalogue come from earlier tasks")
