@@ -172,7 +172,7 @@ def _read(spelled: str, formats: tuple[str | None, ...]) -> u.UnitBase | None:
 
 @lru_cache(maxsize=4096)  # Every file repeats its units, and one that VOUnit has not takes astropy 20 ms to spell.
 def standard_unit(text: str) -> str | None:
-    """Return a unit of a file's header in VOUnit spelling, in astropy's where VOUnit has it not, or None if nobody can read it."""
+    """Return a unit of a header in VOUnit spelling, in astropy's own if VOUnit lacks it, or None if nobody can read it."""
     unit = parse_unit(text)
     if unit is None:
         return None
