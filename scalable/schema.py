@@ -118,9 +118,8 @@ class Schema:
 
     @property
     def row_bytes(self) -> float:
-        """Decoded bytes of one row; a text or list counts as 64."""
-        types = [column.dtype for column in self.columns]
-        return sum(dtype.bit_width / 8 if pa.types.is_primitive(dtype) else 64 for dtype in types)
+        """Decoded bytes of one row; a text or a list of any length counts as 64."""
+        return sum(_cell_bytes(column.dtype) for column in self.columns)
 
     def by_role(self, role: str) -> list[Column]:
         """Return all columns that play ``role``, in order."""
@@ -134,6 +133,12 @@ class Schema:
     def from_arrow(cls, schema: pa.Schema) -> Schema:
         """Read columns and meanings from an Arrow schema."""
         return cls(tuple(Column.from_field(field) for field in schema))
+
+
+def _cell_bytes(dtype: pa.DataType) -> float:
+    if pa.types.is_fixed_size_list(dtype):
+        return dtype.list_size * _cell_bytes(dtype.value_type)
+    return dtype.bit_width / 8 if pa.types.is_primitive(dtype) else 64
 
 
 _KNOWN_UNITS = {"RADIANS": "rad", "DEGREES": "deg", "NUMBER": "", "PIXELS": "pix", "FLAG": "", "ADU": "adu"}
@@ -165,8 +170,9 @@ def _read(spelled: str, formats: tuple[str | None, ...]) -> u.UnitBase | None:
     return None
 
 
+@lru_cache(maxsize=4096)  # Every file repeats its units, and one that VOUnit has not takes astropy 20 ms to spell.
 def standard_unit(text: str) -> str | None:
-    """Return a unit of a file's header in VOUnit spelling, or None if nobody can read it."""
+    """Return a unit of a header in VOUnit spelling, in astropy's own if VOUnit lacks it, or None if nobody can read it."""
     unit = parse_unit(text)
     if unit is None:
         return None
@@ -174,6 +180,8 @@ def standard_unit(text: str) -> str | None:
         # A deprecated spelling is still a unit.
         warnings.simplefilter("ignore", u.UnitsWarning)
         try:
-            return str(unit.to_string("vounit"))
+            spelled = str(unit.to_string("vounit"))
         except ValueError:
             return str(unit)
+    # astropy takes any name for a unit of VOUnit once it met it in a VOTable; what is stored may not depend on that.
+    return str(unit) if _read(spelled, ("vounit",)) is None else spelled

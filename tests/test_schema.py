@@ -110,6 +110,26 @@ def test_standard_units_are_vounits_and_unknown_ones_none() -> None:
     assert parse_unit("radianz") is standard_unit("radianz") is None
 
 
+def test_the_spelling_of_a_unit_does_not_depend_on_what_astropy_met_before() -> None:
+    first = standard_unit("nanomaggy^-2")
+    # Such a text, in a VOTable, makes a custom unit known for the rest of the process.
+    u.Unit("nmgy", format="vounit", parse_strict="silent")
+    standard_unit.cache_clear()
+    assert standard_unit("nanomaggy^-2") == first
+    assert parse_unit(str(first)) == u.nmgy**-2
+
+
+def test_a_row_is_as_large_as_its_cells() -> None:
+    cells = {
+        pa.int64(): 1,
+        pa.list_(pa.float32(), 25): [0.5] * 25,
+        pa.list_(pa.list_(pa.float64(), 2), 3): [[1.0, 2.0]] * 3,
+    }
+    table = pa.table({str(dtype): pa.array([cell] * 1000, dtype) for dtype, cell in cells.items()})
+    assert Schema.from_arrow(table.schema).row_bytes == table.nbytes / 1000
+    assert Schema((Column("a", pa.string()), Column("b", pa.list_(pa.int8())))).row_bytes == 2 * 64
+
+
 @pytest.mark.parametrize(
     ("text", "local"),
     [

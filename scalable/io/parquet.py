@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,9 @@ def write_leaf(table: pa.Table, folder: Path, relative: str) -> Leaf:
     neighbours repeat, lz4 (written in two thirds of the time of zstd level 1, and 3 % larger).
     """
     sink = pa.BufferOutputStream()
-    dictionary = [f.name for f in table.schema if f.name in _REPEATING or pa.types.is_string(f.type)]
-    encoding = {f.name: _encoding(f.type) for f in table.schema if f.name not in dictionary and _encoding(f.type)}
+    values = dict(_values(f.name, f.type) for f in table.schema)
+    dictionary = [path for path, dtype in values.items() if path in _REPEATING or pa.types.is_string(dtype)]
+    encoding = {path: _encoding(dtype) for path, dtype in values.items() if path not in dictionary and _encoding(dtype)}
     with pq.ParquetWriter(
         sink,
         table.schema,
@@ -98,6 +100,15 @@ def known_leaf(folder: Path, relative: str, *, size_bytes: int, sha256: str) -> 
             nulls[name] = nulls.get(name, 0) + column.statistics.null_count
     nulls |= {name: read_leaf(path, [name])[name].null_count for name in lists}
     return Leaf(relative, metadata.num_rows, size_bytes, sha256, _footer(metadata, relative)), nulls
+
+
+def _is_list(dtype: pa.DataType) -> bool:
+    return pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype)
+
+
+def _values(path: str, dtype: pa.DataType) -> tuple[str, pa.DataType]:
+    """Return where Parquet keeps the values of a column, which for lists are their items, and their type."""
+    return _values(f"{path}.list.element", dtype.value_type) if _is_list(dtype) else (path, dtype)
 
 
 def _encoding(dtype: pa.DataType) -> str:
@@ -158,7 +169,10 @@ def votable_header(schema: Schema) -> bytes:
     table = TableElement(document)
     resource.tables.append(table)
     for column in schema:
-        datatype, arraysize = _votable_type(column.dtype)
+        datatype, sizes = _votable_type(column.dtype, column.shape)
+        # Only the last of several sizes may be open, and astropy knows no arrays of texts.
+        open_size = "*" in sizes[:-1] or (datatype == "unicodeChar" and len(sizes) > 1)
+        arraysize = "*" if open_size else "x".join(sizes) or None
         field = Field(document, name=column.name, datatype=datatype, arraysize=arraysize, unit=column.unit or None)
         field.ucd = column.ucd or None
         field.description = column.description or None
@@ -171,13 +185,15 @@ def votable_header(schema: Schema) -> bytes:
     return sink.getvalue()
 
 
-def _votable_type(dtype: pa.DataType) -> tuple[str, str | None]:
-    if pa.types.is_fixed_size_list(dtype):
-        return _votable_type(dtype.value_type)[0], str(dtype.list_size)
-    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
-        return _votable_type(dtype.value_type)[0], "*"
+def _votable_type(dtype: pa.DataType, shape: str = "") -> tuple[str, list[str]]:
+    """Return the VOTable type of a column, and the sizes of its arrays, the one that runs fastest first."""
+    if _is_list(dtype):
+        datatype, sizes = _votable_type(dtype.value_type)
+        items, own = getattr(dtype, "list_size", "*"), shape.split(",")[::-1]
+        # The shape of one complex number is not that of its two parts.
+        return datatype, [*sizes, *(own if shape and math.prod(map(int, own)) == items else [str(items)])]
     if pa.types.is_string(dtype) or pa.types.is_large_string(dtype):
-        return "unicodeChar", TEXT_WIDTH
+        return "unicodeChar", [TEXT_WIDTH]
     names = {
         pa.bool_(): "boolean",
         pa.uint8(): "unsignedByte",
@@ -191,4 +207,4 @@ def _votable_type(dtype: pa.DataType) -> tuple[str, str | None]:
         pa.float32(): "float",
         pa.float64(): "double",
     }
-    return names.get(dtype, "double"), None
+    return names.get(dtype, "double"), []

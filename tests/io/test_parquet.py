@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
+from astropy.io.votable import parse_single_table
 from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalable.errors import ColumnError, StoreError
-from scalable.io.parquet import read_leaf, write_common_metadata, write_footers, write_leaf
+from scalable.io.parquet import read_leaf, votable_header, write_common_metadata, write_footers, write_leaf
 from scalable.schema import Column, Schema
 
 VALUES = {
@@ -67,6 +69,25 @@ def test_every_type_comes_back_with_its_values_nulls_and_meaning(tmp_path: Path,
     assert found.equals(table)
     # The items of a list are called `element` in Parquet; what the column means is the same.
     assert Schema.from_arrow(found.schema) == schema
+
+
+@pytest.mark.parametrize(
+    ("dtype", "encoding"),
+    [
+        (pa.float64(), "BYTE_STREAM_SPLIT"),
+        (pa.list_(pa.float32()), "BYTE_STREAM_SPLIT"),
+        (pa.list_(pa.list_(pa.int32(), 2), 2), "DELTA_BINARY_PACKED"),
+        (pa.large_list(pa.int64()), "DELTA_BINARY_PACKED"),
+        (pa.list_(pa.float64(), 2), "BYTE_STREAM_SPLIT"),
+        (pa.list_(pa.string()), "RLE_DICTIONARY"),
+        (pa.large_list(pa.int16()), "PLAIN"),
+    ],
+    ids=str,
+)
+def test_items_of_lists_are_encoded_as_plain_columns_are(tmp_path: Path, dtype: pa.DataType, encoding: str) -> None:
+    values = VALUES.get(dtype, [[1, 2], None])
+    write_leaf(pa.table({"x": pa.array(values, dtype)}), tmp_path, "a")
+    assert encoding in pq.read_metadata(tmp_path / "a").row_group(0).column(0).encodings
 
 
 def test_nan_and_null_and_both_zeros_stay_apart(tmp_path: Path) -> None:
@@ -192,6 +213,27 @@ def test_units_and_descriptions_reach_astropy_and_come_back_to_us(tmp_path: Path
     assert table["Ra"].meta["ucd"] == "pos.eq.ra"
     assert len(table) == 0
     assert Schema.from_arrow(pq.read_schema(tmp_path / "_common_metadata")) == schema
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "arraysize"),
+    [
+        (pa.int16(), "", None),
+        (pa.list_(pa.float32(), 10), "", "10"),
+        (pa.list_(pa.float32(), 6), "2,3", "3x2"),
+        (pa.list_(pa.float64()), "", "*"),
+        (pa.list_(pa.list_(pa.float32(), 2), 6), "2,3", "2x3x2"),
+        (pa.list_(pa.float32(), 2), "1", "2"),
+        (pa.list_(pa.list_(pa.float32(), 2)), "", "2x*"),
+        (pa.list_(pa.list_(pa.float32())), "", "*"),
+        (pa.list_(pa.string(), 3), "", "*"),
+    ],
+    ids=str,
+)
+def test_sizes_of_arrays_are_those_of_votable_the_fastest_first(dtype: pa.DataType, shape: str, arraysize: str | None) -> None:
+    document = votable_header(Schema((Column("x", dtype, shape=shape),)))
+    (field,) = parse_single_table(io.BytesIO(document)).fields
+    assert field.arraysize == arraysize
 
 
 def test_equal_schemas_give_equal_metadata_bytes(tmp_path: Path) -> None:
