@@ -524,9 +524,20 @@ def test_the_command_checks_runs_and_answers(tmp_path: Path) -> None:
     assert "SELECT count(*) FROM rows" in ran.output
     assert "lsdb" not in ran.output
     page = (store / "report.html").read_text()
-    for text in ("Accounting", "Quarantine", "Quality cuts", "Q1: How many?", "How to open it", "55 of 55 rows read"):
+    for text in (
+        "Accounting",
+        "Versions",
+        "Files set aside",
+        "Quality cuts",
+        "Q1: How many?",
+        "How to open it",
+        "55 of 55 rows read",
+    ):
         assert text in page
     assert "Partitions on the sky" not in page
+    # One in five is a sentinel that stands for a non-detection.
+    assert '<th scope="col" class=n>non_detection</th></tr>' in page
+    assert '<td>Mag</td><td class="n">44</td><td class="n">11</td>' in page
     asked = CliRunner().invoke(cli.main, ["query", "SELECT count(*) AS n FROM rows WHERE Mag > 21", "--store", str(store)])
     assert "31" in asked.output
     os.utime(path)
