@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "store": str(args.into),
         "version": collection.path.name,
         "skipped": not stages,
-        "added": collection.accounting["stored"] - (collection.manifest["parent"] or {"stored": 0})["stored"] if stages else 0,
+        "added": collection.accounting["stored"] - collection.manifest["parent"]["stored"] if stages else 0,
         "accounting": collection.accounting,
         "seconds": time.monotonic() - start,
     }

@@ -298,22 +298,17 @@ def append(survey: Path, into: Path, dry_run: bool, as_json: bool, scheduler: st
 
         collection = scalable.append(described, into=into, progress=note)
     count = collection.accounting
-    parent = (collection.manifest.get("parent") if told else None) or {"stored": count["stored"]}
-    leaves, linked = collection.leaves_linked()
-    answer = {
-        "version": collection.path.name,
-        "added": count["stored"] - parent["stored"],
-        "leaves_written": leaves - linked if told else 0,
-        "leaves_linked": linked if told else leaves,
-        "quarantined": count["quarantined"],
-    }
+    # Without a stage nothing was new, and the version is the one that was there.
+    added = count["stored"] - collection.manifest["parent"]["stored"] if told else 0
+    leaves, linked = collection.leaves_linked() if told else (0, 0)
     if as_json:
-        click.echo(json.dumps(answer))
+        answer = {"version": collection.path.name, "added": added, "leaves_written": leaves - linked, "leaves_linked": linked}
+        click.echo(json.dumps(answer | {"quarantined": count["quarantined"]}))
     elif not told:
         out.print(f"nothing to add to {collection.path}", markup=False, soft_wrap=True)
     else:
-        leaves = f"{answer['leaves_written']:,} leaves written, {linked:,} linked"
-        out.print(f"{answer['added']:,} rows added; {leaves}: {collection.path}", markup=False, soft_wrap=True)
+        done = f"{added:,} rows added; {leaves - linked:,} leaves written, {linked:,} linked"
+        out.print(f"{done}: {collection.path}", markup=False, soft_wrap=True)
         out.print(f"products and page  scalable run {survey} --into {into}", markup=False, soft_wrap=True)
     if count["quarantined"]:
         if not as_json:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import dask
@@ -59,6 +61,22 @@ def test_a_run_makes_every_product_and_one_page(report: RunReport) -> None:
     headings = ["Accounting", "Versions", "Values and nulls", "Partitions on the sky", "Colour J", "Variable objects in Ks"]
     for heading in (*headings, "Well measured", "How to open"):
         assert heading in page
+
+
+def test_the_page_counts_nulls_and_leaves_as_parquet_does(report: RunReport) -> None:
+    files = sorted((report.store / "current" / "detections" / "detections").rglob("Npix=*.parquet"))
+    nulls = Counter({name: 0 for name in pq.read_schema(files[0]).names})
+    for file in files:
+        table = pq.read_table(file, partitioning=None)
+        nulls.update({name: table[name].null_count for name in table.column_names})
+    page = report.page.read_text()
+    rows = re.findall(r'<tr><td>(\w+)</td><td class="n">[\d,]+</td><td class="n">([\d,]+)</td></tr>', page)
+    listed = {name: int(n.replace(",", "")) for name, n in rows}
+    assert any(nulls.values())
+    assert {name: n for name, n in nulls.items() if n} == {name: n for name, n in listed.items() if name in nulls}
+    orders = Counter(re.search(r"Norder=(\d+)", str(file))[1] for file in files)
+    for order, count in orders.items():
+        assert re.search(rf'<td class="n">{order}</td><td class="n">[\d.]+</td><td class="n">{count}</td>', page)
 
 
 def test_a_second_run_takes_up_what_is_there(report: RunReport, survey: Survey) -> None:

@@ -93,7 +93,7 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     store = Path(into).absolute()
     with locked(store):
         before = open_collection(store)
-        inputs = find_inputs(survey)
+        inputs = find_inputs(survey, store)
         new = new_sources(survey, inputs, before)
         if not new:
             return before

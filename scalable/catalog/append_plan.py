@@ -62,7 +62,7 @@ def plan_append(survey: Survey, *, into: str | Path, on_file: Callable[[int, int
         As `append` does.
     """
     before = open_collection(into)
-    new = new_sources(survey, find_inputs(survey), before)
+    new = new_sources(survey, find_inputs(survey, Path(into).absolute()), before)
     settings = Settings(survey, stored_columns(before, survey), "", buckets=1)
     done: list[FileRecord] = []
 

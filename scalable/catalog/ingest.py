@@ -94,9 +94,7 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
         If no file at all could be used.
     """
     store = Path(into).absolute()
-    inputs = find_inputs(survey)
-    if inside := [source.name for source in inputs.sources if Path(source.path).is_relative_to(store)]:
-        raise InputError(f"{inside[0]} lies in the store {store}: narrow files.glob, or put the store elsewhere (--into)")
+    inputs = find_inputs(survey, store)
     with locked(store):
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
@@ -104,10 +102,18 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
         return done or _run(survey, inputs, store, work, progress or silent)
 
 
-def find_inputs(survey: Survey) -> Inputs:
-    """Read the observation index and the sizes and times of the files; headers only where keys of observations stand there."""
+def find_inputs(survey: Survey, store: Path | None = None) -> Inputs:
+    """Read the observation index and the sizes and times of the files; headers only where keys of observations stand there.
+
+    Raises
+    ------
+    InputError
+        If a file lies in the ``store`` that it is to be read into.
+    """
     observations = read_observations(survey)
     found = tuple(sources(survey, observations))
+    if inside := [source.name for source in found if store and Path(source.path).is_relative_to(store)]:
+        raise InputError(f"{inside[0]} lies in the store {store}: narrow files.glob, or put the store elsewhere (--into)")
     state = [survey.digest]
     for source in (*found, *reference_sources(survey)):
         stat = Path(source.path).stat() if Path(source.path).exists() else None

@@ -292,6 +292,19 @@ def test_appended_files_are_new_blocks_beside_linked_ones_and_all_is_as_at_once(
     assert append(survey, into=tmp_path / "store").path == found.path
 
 
+def test_files_of_the_store_itself_are_never_appended(tmp_path: Path) -> None:
+    survey = open_survey(write_tables(tmp_path, [25, 12]))
+    ingest(survey, into=tmp_path / "tables" / "store")
+    (tmp_path / "tables" / "store" / "3.csv").write_text((tmp_path / "tables" / "1.csv").read_text())
+    described = json.loads((tmp_path / "survey.yaml").read_text())
+    described["files"]["glob"] = "**/*.csv"
+    del described["observations"]
+    (tmp_path / "survey.yaml").write_text(json.dumps(described))
+    for verb in (append, plan_append):
+        with pytest.raises(InputError, match="store/3.csv lies in the store"):
+            verb(open_survey(tmp_path / "survey.yaml"), into=tmp_path / "tables" / "store")
+
+
 def test_a_row_without_the_declared_id_is_rejected_with_its_reason(tmp_path: Path) -> None:
     path = write_tables(tmp_path, [4])
     (tmp_path / "tables/1.csv").write_text("Id,z,Mag\n7,1.5,20.5\n,2.5,21.5\n9,3.5,22.5\n")
@@ -511,9 +524,20 @@ def test_the_command_checks_runs_and_answers(tmp_path: Path) -> None:
     assert "SELECT count(*) FROM rows" in ran.output
     assert "lsdb" not in ran.output
     page = (store / "report.html").read_text()
-    for text in ("Accounting", "Quarantine", "Quality cuts", "Q1: How many?", "How to open it", "55 of 55 rows read"):
+    for text in (
+        "Accounting",
+        "Versions",
+        "Files set aside",
+        "Quality cuts",
+        "Q1: How many?",
+        "How to open it",
+        "55 of 55 rows read",
+    ):
         assert text in page
     assert "Partitions on the sky" not in page
+    # One in five is a sentinel that stands for a non-detection.
+    assert '<th scope="col" class=n>non_detection</th></tr>' in page
+    assert '<td>Mag</td><td class="n">44</td><td class="n">11</td>' in page
     asked = CliRunner().invoke(cli.main, ["query", "SELECT count(*) AS n FROM rows WHERE Mag > 21", "--store", str(store)])
     assert "31" in asked.output
     os.utime(path)
