@@ -90,7 +90,9 @@ class Main(click.Group):
             if ctx.params.get("debug"):
                 raise
             console.print("[bold red]error:[/] ", end="")
-            console.print(str(error) if isinstance(error, (ScalableError, OSError)) else _fault(error), markup=False)
+            # Not wrapped: a path in it is to be copied.
+            message = str(error) if isinstance(error, (ScalableError, OSError)) else _fault(error)
+            console.print(message, markup=False, soft_wrap=True)
             sys.exit(USAGE if isinstance(error, (SurveyError, QueryError, ColumnError)) else FAULT)
 
 

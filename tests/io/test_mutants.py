@@ -11,11 +11,14 @@ from __future__ import annotations
 import faulthandler
 import gzip
 import hashlib
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -116,12 +119,12 @@ def run(folder: Path, name: str, whole: pa.Table, seeds: range) -> dict[int, str
     while len(found) < len(seeds):
         todo = seeds[len(found) :]
         if (process := os.fork()) == 0:
-            try:
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                faulthandler.disable()  # A crash is an outcome here, which the parent tells.
-                used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
-                with log.open("w") as said:
+            with log.open("w") as said:
+                try:
+                    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                    faulthandler.disable()  # A crash is an outcome here, which the parent tells.
+                    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
                     for seed in todo:
                         path.write_bytes(damage(raw, seed))
                         print(seed, end=" ", file=said, flush=True)
@@ -129,9 +132,11 @@ def run(folder: Path, name: str, whole: pa.Table, seeds: range) -> dict[int, str
                         if name == "hdf5":
                             limit_time(SECONDS / 2)
                         print(" ".join(outcome(path, name, whole, seed).split()), file=said, flush=True)
-                os._exit(0)
-            finally:
-                os._exit(1)
+                    os._exit(0)
+                except BaseException as error:
+                    print(todo[0], repr(error), file=said, flush=True)
+                finally:
+                    os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         for line in log.read_text().splitlines():
             seed, _, word = line.partition(" ")
@@ -149,11 +154,37 @@ def in_its_process(path: Path, raw: bytes, whole: pa.Table) -> str:
     return "same" if found.equals(whole) else "different"
 
 
-def check(folder: Path, name: str, seeds: range) -> Counter[str]:
+def serve() -> None:
+    """Answer each line on standard input: a folder with the whole file, its format, the first seed and the one after the last."""
+    for line in sys.stdin:
+        folder, name, first, stop = json.loads(line)
+        whole = rows(Path(folder) / "whole", name, 1 << 20)  # also compiles, which is not to be timed
+        print(json.dumps(run(Path(folder), name, whole, range(first, stop))), flush=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen[str]]:
+    """A fresh process to fork from: one in which a cluster has run may not survive a fork."""
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", "import test_mutants; test_mutants.serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=here,
+    ) as process:
+        yield process
+
+
+def check(server: subprocess.Popen[str], folder: Path, name: str, seeds: range) -> Counter[str]:
     path = folder / "whole"
     FORMATS[name][1](path)
-    whole = rows(path, name, 1 << 20)  # also compiles, which is not to be timed
-    found = run(folder, name, whole, seeds)
+    whole = rows(path, name, 1 << 20)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps([str(folder), name, seeds.start, seeds.stop]) + "\n")
+    server.stdin.flush()
+    found = {int(seed): word for seed, word in json.loads(server.stdout.readline()).items()}
     if name == "hdf5":
         crashed = [seed for seed, word in found.items() if word.startswith("ended with") and word != HANGS or seed % 100 == 0]
         print(f"{name}: {sum(found[seed].startswith('ended') for seed in crashed)} crashes")
@@ -169,11 +200,15 @@ def check(folder: Path, name: str, seeds: range) -> Counter[str]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_damaged_file_ends_in_rows_or_in_an_error_that_names_it(tmp_path: Path, name: str) -> None:
-    check(tmp_path, name, range(60))
+def test_a_damaged_file_ends_in_rows_or_in_an_error_that_names_it(
+    server: subprocess.Popen[str], tmp_path: Path, name: str
+) -> None:
+    check(server, tmp_path, name, range(60))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", FORMATS)
-def test_many_damaged_files_end_in_rows_or_in_an_error_that_names_them(tmp_path: Path, name: str) -> None:
-    check(tmp_path, name, range(60, 310))
+def test_many_damaged_files_end_in_rows_or_in_an_error_that_names_them(
+    server: subprocess.Popen[str], tmp_path: Path, name: str
+) -> None:
+    check(server, tmp_path, name, range(60, 310))
