@@ -121,9 +121,9 @@ def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Sour
             for key, now in (("path", source.name), ("band", source.band), ("mjd", source.mjd))
             if now != row[key]
         ]
-        path = Path(source.path)
-        if row["status"] == "stored" and path.exists() and path.stat().st_size != row["size_bytes"]:
-            changed.append(f"its file has {path.stat().st_size} bytes, had {row['size_bytes']}")
+        size = inputs.sizes.get(source.path)
+        if row["status"] == "stored" and size is not None and size != row["size_bytes"]:
+            changed.append(f"its file has {size} bytes, had {row['size_bytes']}")
         if changed:
             raise StoreError(f"observation {number} ({row['path']}) has changed since it was stored: {', '.join(changed)}{again}")
     return [source for source in inputs.sources if rows.get(source.observation_id, {}).get("status") != "stored"]
@@ -154,7 +154,8 @@ def _run(
 ) -> Collection:
     ranks = canonical_ranks(inputs.observations)
     rank_of = dict(zip(inputs.observations["observation_id"].to_pylist(), ranks.tolist(), strict=True))
-    batches = list(make_batches(list(new), [rank_of[source.observation_id] for source in new], batch_bytes=BATCH_BYTES))
+    new_ranks = [rank_of[source.observation_id] for source in new]
+    batches = list(make_batches(new, new_ranks, inputs.sizes, batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches) + before.accounting["input_bytes"]
     settings = Settings(survey, stored_columns(before, survey), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES)))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))

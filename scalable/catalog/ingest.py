@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from scalable.errors import InputError, ScalableError, StoreError
 from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source
+from scalable.io.remote import states
 from scalable.io.rules import stored_schema
 from scalable.io.runs import read_json, write_json
 from scalable.schema import Schema
@@ -56,10 +57,14 @@ Progress = Callable[[str, int, int, int], None]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What there is to read, before any table is opened; ``run_id`` is the digest of it and of the survey's rules."""
+    """What there is to read, before any table is opened; ``run_id`` is the digest of it and of the survey's rules.
+
+    ``sizes`` are the bytes of the files that are there, by path.
+    """
 
     observations: pa.Table
     sources: tuple[Source, ...]
+    sizes: Mapping[str, int]
     run_id: str
 
 
@@ -109,17 +114,15 @@ def find_inputs(survey: Survey) -> Inputs:
     """Read the observation index and the sizes and times of the files; headers only where keys of observations stand there."""
     observations = read_observations(survey)
     found = tuple(sources(survey, observations))
-    state = [survey.digest]
-    for source in found:
-        stat = Path(source.path).stat() if Path(source.path).exists() else None
-        state.append(f"{source} {stat and (stat.st_size, stat.st_mtime_ns)}")
-    return Inputs(observations, found, hashlib.sha256("\n".join(state).encode()).hexdigest())
+    there = states([source.path for source in found])
+    state = [survey.digest, *(f"{source} {there.get(source.path)}" for source in found)]
+    sizes = {path: size for path, (size, _) in there.items()}
+    return Inputs(observations, found, sizes, hashlib.sha256("\n".join(state).encode()).hexdigest())
 
 
 def input_bytes(survey: Survey) -> int:
     """Return the size of all catalogue files that are there."""
-    paths = [Path(source.path) for source in find_inputs(survey).sources]
-    return sum(path.stat().st_size for path in paths if path.exists())
+    return sum(find_inputs(survey).sizes.values())
 
 
 def reference_schema(survey: Survey, candidates: Sequence[Source]) -> Schema:
@@ -146,7 +149,7 @@ def reference_schema(survey: Survey, candidates: Sequence[Source]) -> Schema:
 def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Progress) -> Collection:
     """Run the stages in order; without positions there is nothing to plan and to reduce."""
     ranks = canonical_ranks(inputs.observations)
-    batches = list(make_batches(list(inputs.sources), ranks.tolist(), batch_bytes=BATCH_BYTES))
+    batches = list(make_batches(inputs.sources, ranks.tolist(), inputs.sizes, batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches)
     settings = Settings(
         survey, reference_schema(survey, inputs.sources), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES))

@@ -116,7 +116,7 @@ def plan_ingest(
         If no file can be used, or no row of the sample has a position.
     """
     inputs = find_inputs(survey)
-    sizes = {source: Path(source.path).stat().st_size for source in inputs.sources if Path(source.path).is_file()}
+    sizes = {source: inputs.sizes[source.path] for source in inputs.sources if source.path in inputs.sizes}
     exact = survey.files.format in ROWS_IN_HEADER
     if exact:
         tables, schema, reasons = _headers(survey, inputs.sources, on_file or (lambda done, total: None))
@@ -126,7 +126,8 @@ def plan_ingest(
     sample = list(_sample(survey, tables, reasons))
     pixels = _tiling(sample, rows, survey.store, limit=row_limit(survey.store, schema))
     row_bytes = detections_schema(schema).row_bytes
-    batches = list(make_batches(list(inputs.sources), canonical_ranks(inputs.observations).tolist(), batch_bytes=BATCH_BYTES))
+    ranks = canonical_ranks(inputs.observations).tolist()
+    batches = list(make_batches(inputs.sources, ranks, inputs.sizes, batch_bytes=BATCH_BYTES))
     worker = worker_memory_bytes(
         batch_bytes=max(BATCH_BYTES, *(batch.size_bytes for batch in batches)),
         leaf_bytes=int(max(n for _, n in pixels) * row_bytes),

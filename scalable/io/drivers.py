@@ -5,15 +5,19 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
 
 from scalable.errors import InputError, SurveyError, nearest
 from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
-from scalable.io.reader import TableReader
+from scalable.io.reader import Hash, Source, TableInfo, TableReader
 from scalable.io.regular import open_regular
+from scalable.io.remote import local_copy
 from scalable.io.votable import VOTable
 
 _READERS: dict[str, Callable[[], TableReader]] = {
@@ -25,10 +29,29 @@ _READERS: dict[str, Callable[[], TableReader]] = {
 }
 
 
+@dataclass(frozen=True)
+class AnyPlace:
+    """Reads tables of one format from this machine and, each by a temporary copy, from servers (`TableReader`)."""
+
+    reader: TableReader
+
+    def describe(self, source: Source) -> TableInfo:
+        """Read headers only; of an object on a server all is fetched."""
+        with local_copy(source.path) as here:
+            return self.reader.describe(replace(source, path=here))
+
+    def scan(
+        self, source: Source, *, columns: Sequence[str] | None = None, block_bytes: int = 1 << 26, digest: Hash | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield the rows in file order, as the reader of the format does."""
+        with local_copy(source.path) as here:
+            yield from self.reader.scan(replace(source, path=here), columns=columns, block_bytes=block_bytes, digest=digest)
+
+
 def reader_for(name: str) -> TableReader:
     """Return a reader for the format that ``files.format`` names."""
     try:
-        return _READERS[name]()
+        return AnyPlace(_READERS[name]())
     except KeyError:
         raise SurveyError(f"files.format: {name!r} is no format we read; {nearest(name, _READERS)}") from None
 
