@@ -178,7 +178,7 @@ def list_products(store: Path) -> list[Product]:
     """Return what a store holds: members of the current version, products made from it, and the page."""
     collection = open_collection(store)
     folder = store / "products" / collection.path.name
-    paths = [collection.path / name for name in ("objects", "detections", "rows", "observations.parquet")]
+    paths = [collection.folder / name for name in ("objects", "detections", "rows", "observations.parquet")]
     paths += sorted(path for path in folder.glob("*") if not path.name.startswith(".") and path.name != "recipe.json")
     paths += [store / "report.html"]
     return [Product(path.name, path, _rows(path), _size(path)) for path in paths if path.exists()]

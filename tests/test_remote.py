@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ import numpy as np
 import pytest
 from catalog.surveys import Observation, detections, fingerprint, write_survey
 
+from scalable.catalog import published
+from scalable.catalog.append import append
+from scalable.catalog.collection import open_collection
 from scalable.catalog.ingest import find_inputs, ingest
-from scalable.errors import InputError, MissingInputError, SurveyError
+from scalable.catalog.sql import sql
+from scalable.errors import InputError, MissingInputError, StoreError, SurveyError
 from scalable.io.remote import states
 from scalable.survey import Survey, open_survey
 
@@ -21,6 +26,7 @@ moto = pytest.importorskip("moto.server", reason="needs an S3 server: pip instal
 pytest.importorskip("s3fs", reason="needs the extra s3")
 
 SECRET = "canary-wJalrXUtnFEMI"
+ROWS = 100
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +62,9 @@ def _in_this_thread() -> Iterator[None]:
 
 def observations(count: int = 6, *, without: int = -1) -> list[Observation]:
     rng = np.random.default_rng(5)
-    ra, dec = rng.uniform(10.0, 12.0, 400), rng.uniform(-1.0, 1.0, 400)
+    ra, dec = rng.uniform(10.0, 12.0, ROWS), rng.uniform(-1.0, 1.0, ROWS)
     return [
-        Observation(i, "J" if i % 2 else "Ks", 57000.0 + i, None if i == without else detections(np.arange(400), ra, dec))
+        Observation(i, "J" if i % 2 else "Ks", 57000.0 + i, None if i == without else detections(np.arange(ROWS), ra, dec))
         for i in range(1, count + 1)
     ]
 
@@ -79,20 +85,20 @@ def leaves(version: Path) -> dict[str, str]:
 
 
 def test_a_survey_in_a_bucket_gives_the_leaves_that_its_files_on_disk_give(s3: Any, bucket: str, tmp_path: Path) -> None:
-    local = write_survey(tmp_path / "local", observations(), leaf_mb=0.02)
+    local = write_survey(tmp_path / "local", observations(), leaf_mb=0.03)
     remote = moved(local, s3, bucket, tmp_path / "remote")
     here, there = ingest(local, into=tmp_path / "a"), ingest(remote, into=tmp_path / "b")
-    assert len(leaves(here.path)) > 8
+    assert len(leaves(here.path)) > 4
     assert leaves(there.path) == leaves(here.path)
     assert there.observations.equals(here.observations)
-    assert there.accounting["stored"] == 2400
+    assert there.accounting["stored"] == 6 * ROWS
 
 
 def test_a_missing_object_is_set_aside_and_the_others_are_stored(s3: Any, bucket: str, tmp_path: Path) -> None:
     remote = moved(write_survey(tmp_path / "local", observations(without=3)), s3, bucket, tmp_path / "remote")
     store = ingest(remote, into=tmp_path / "store")
     assert store.accounting["quarantined"] == 1
-    assert store.accounting["stored"] == 2000
+    assert store.accounting["stored"] == 5 * ROWS
     assert "3,tables/3-J.fits,tables/3-J.fits: no such object" in (store.path / "quarantine.csv").read_text()
 
 
@@ -167,8 +173,162 @@ def test_an_index_that_is_not_there_is_named_by_its_address(s3: Any, bucket: str
         find_inputs(survey)
 
 
-def test_a_server_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FSSPEC_HTTP", "{}")
+def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
     survey = write_survey(tmp_path, observations(1)).model_copy(update={"root": "http://127.0.0.1:9/in"})
     with pytest.raises(InputError, match="http://127.0.0.1:9/in/index.csv"):
         find_inputs(survey)
+
+
+def content(s3: Any, url: str) -> dict[str, bytes]:
+    """Return every object below a URL."""
+    top = url.removeprefix("s3://")
+    return {name.removeprefix(f"{top}/"): data for name, data in s3.cat(s3.find(top)).items()}
+
+
+def test_a_published_version_is_the_local_one_file_by_file(s3: Any, bucket: str, tmp_path: Path) -> None:
+    survey = write_survey(tmp_path / "in", observations(), leaf_mb=0.03)
+    local = ingest(survey, into=tmp_path / "a")
+    remote = ingest(survey, into=f"s3://{bucket}/store", work=tmp_path / "work")
+    found = content(s3, f"s3://{bucket}/store")
+    assert found.pop("current") == b"0001"
+    del found["versions/0001.taken"]
+    there = {name.removeprefix("versions/0001/"): data for name, data in found.items()}
+    here = {path.relative_to(local.path).as_posix(): path.read_bytes() for path in local.path.rglob("*") if path.is_file()}
+    assert set(there) == set(here)
+    dated = {name for name in here if name.endswith("properties") or name == "manifest.json"}
+    assert {n: d for n, d in there.items() if n not in dated} == {n: d for n, d in here.items() if n not in dated}
+    for member in ("objects", "detections"):
+        assert getattr(remote, member).compute().equals(getattr(local, member).compute())
+    assert remote.observations.equals(local.observations)
+    assert remote.rejected.equals(local.rejected)
+    query = "SELECT band, count(*) AS n, avg(Flux) AS mean FROM detections GROUP BY band ORDER BY band"
+    assert sql(remote, query).compute().equals(sql(local, query).compute())
+    assert open_collection(f"s3://{bucket}/store/versions/0001").manifest == remote.manifest
+
+
+def test_the_same_input_again_sends_nothing(s3: Any, bucket: str, tmp_path: Path) -> None:
+    survey, url = write_survey(tmp_path / "in", observations(2)), f"s3://{bucket}/store"
+    first = ingest(survey, into=url, work=tmp_path / "work")
+    before = content(s3, url)
+    # Another machine has no folder of its own yet.
+    second = ingest(survey, into=url, work=tmp_path / "elsewhere")
+    assert second.manifest == first.manifest
+    assert content(s3, url) == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_append_to_a_store_in_a_bucket_is_the_ingest_of_everything(s3: Any, bucket: str, tmp_path: Path) -> None:
+    url = f"s3://{bucket}/store"
+    ingest(write_survey(tmp_path / "in", observations(4), leaf_mb=0.03), into=url, work=tmp_path / "work")
+    reader = open_collection(url)
+    before = reader.detections.compute()
+    survey = write_survey(tmp_path / "in", observations(6), leaf_mb=0.03)
+    # A machine that has not built the version before must fetch it.
+    added = append(survey, into=url, work=tmp_path / "elsewhere")
+    assert (added.path.name, added.accounting["stored"]) == ("0002", 6 * ROWS)
+    assert append(survey, into=url, work=tmp_path / "work").manifest == added.manifest
+    assert added.detections.compute().equals(ingest(survey, into=tmp_path / "all").detections.compute())
+    assert reader.detections.compute().equals(before)
+
+
+def test_of_two_writers_one_wins_and_the_other_is_told_and_can_run_again(
+    s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://{bucket}/store"
+    ours, theirs = (write_survey(tmp_path / name, observations(count)) for name, count in (("ours", 2), ("theirs", 3)))
+    original = published.send_files
+
+    def overtaken(*arguments: Any) -> None:
+        original(*arguments)
+        monkeypatch.setattr(published, "send_files", original)
+        ingest(theirs, into=url, work=tmp_path / "b")
+
+    monkeypatch.setattr(published, "send_files", overtaken)
+    with pytest.raises(StoreError, match=f"{url}: another writer has committed .* run again"):
+        ingest(ours, into=url, work=tmp_path / "a")
+    assert open_collection(url).accounting["files"] == 3
+    assert not [name for name in content(s3, url) if name.startswith("versions/0001/")]
+    assert ingest(ours, into=url, work=tmp_path / "a").path.name == "0003"
+    assert open_collection(url).accounting["files"] == 2
+
+
+@pytest.mark.parametrize("last", ["current", "manifest.json", "observations.parquet"])
+def test_a_writer_killed_before_the_pointer_disturbs_nobody_and_its_rerun_sends_what_is_missing(
+    s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    url = f"s3://{bucket}/store"
+    ingest(write_survey(tmp_path / "in", observations(2)), into=url, work=tmp_path / "work")
+    before = open_collection(url)
+    survey = write_survey(tmp_path / "in", observations(3))
+    sent: list[str] = []
+    originals = {name: getattr(published, name) for name in ("send", "replace_pointer")}
+
+    def counted(file: Path, there: Any) -> None:
+        if there.name == last:
+            raise KeyboardInterrupt
+        originals["send"](file, there)
+        sent.append(str(there))
+
+    def pointed(there: Any, *rest: Any) -> bool:
+        if there.name == last:
+            raise KeyboardInterrupt
+        return bool(originals["replace_pointer"](there, *rest))
+
+    monkeypatch.setattr(published, "send", counted)
+    monkeypatch.setattr(published, "replace_pointer", pointed)
+    with pytest.raises(KeyboardInterrupt):
+        append(survey, into=url, work=tmp_path / "work")
+    assert open_collection(url) == before
+    first, sent[:] = list(sent), []
+    last = "nothing"
+    after = append(survey, into=url, work=tmp_path / "work")
+    assert (after.path.name, after.accounting["files"]) == ("0002", 3)
+    assert set(first) & set(sent) <= {f"{after.path}/manifest.json"}
+    assert {*first, *sent} == {f"{after.path}/{name}" for name in ["manifest.json", *(f["path"] for f in after.manifest["files"])]}
+
+
+def test_a_projection_fetches_only_its_columns_and_nothing_is_listed(
+    s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    n = 20_000
+    wide = {f"noise{i}": rng.normal(size=n) for i in range(10)}
+    table = detections(np.arange(n), rng.uniform(10, 11, n), rng.uniform(0, 1, n), **wide)
+    survey = write_survey(tmp_path / "in", [Observation(1, "J", 57000.0, table)])
+    ingest(survey, into=f"s3://{bucket}/store", work=tmp_path / "work")
+    asked: list[str] = []
+    fetched: list[int] = []
+    call = type(s3)._call_s3
+
+    async def counting(self: Any, method: str, *arguments: Any, **named: Any) -> Any:
+        answer = await call(self, method, *arguments, **named)
+        asked.append(method)
+        if method == "get_object":
+            fetched.append(answer["ContentLength"])
+        return answer
+
+    monkeypatch.setattr(type(s3), "_call_s3", counting)
+    catalog = open_collection(f"s3://{bucket}/store").detections
+    fetched.clear()
+    everything = catalog.compute()
+    whole = sum(fetched)
+    fetched.clear()
+    flux = catalog.select("Flux").compute()
+    assert flux["Flux"].equals(everything["Flux"])
+    assert whole > 10 * n * 7
+    assert sum(fetched) < whole / 8
+    assert len(fetched) <= 4 * len(catalog.leaves)
+
+
+def test_no_secret_is_in_a_store_a_report_or_a_graph(s3: Any, bucket: str, tmp_path: Path) -> None:
+    remote = moved(write_survey(tmp_path / "local", observations(without=2)), s3, bucket, tmp_path / "remote")
+    store = ingest(remote, into=f"s3://{bucket}/store", work=tmp_path / "work")
+    everything = list(content(s3, f"s3://{bucket}/store").values())
+    everything += [path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file()]
+    lazy = store.detections.where("Flux > 3").select("Flux")
+    everything += [pickle.dumps(dict(lazy.__dask_graph__())), pickle.dumps(remote), pickle.dumps(find_inputs(remote))]
+    with pytest.raises(StoreError) as caught:
+        open_collection(f"s3://{bucket}-nowhere/store")
+    everything += [repr(caught.value).encode(), repr(store).encode(), repr(lazy).encode()]
+    assert len(everything) > 30
+    assert not [data for data in everything if SECRET.encode() in data]

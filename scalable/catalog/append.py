@@ -45,15 +45,24 @@ from scalable.catalog.ingest_commit import Carried, Run, commit_version
 from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, make_batches, map_batch
 from scalable.catalog.ingest_plan import count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import WIDE, settle_wide
+from scalable.catalog.published import published_store
 from scalable.cluster import run_tasks
 from scalable.errors import InputError, StoreError
 from scalable.io.reader import Source
+from scalable.io.remote import Place, place
 from scalable.io.runs import flat, read_arrow
 from scalable.sky.pixel import MAX_ORDER, Pixel
 from scalable.survey import Survey
 
 
-def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: Progress | None = None) -> Collection:
+def append(
+    survey: Survey,
+    *,
+    into: str | Place,
+    resume: bool = True,
+    progress: Progress | None = None,
+    work: str | Path | None = None,
+) -> Collection:
     """Add the files that a survey lists now and did not when its store was made; computes, on the Dask scheduler in use.
 
     Only pixels that new rows touch are written, the others are hard links to the version before, whose readers are not
@@ -65,11 +74,13 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     survey : Survey
         The description the store was made with; its index, or its folder, has more files.
     into : str or Path
-        The store.
+        The store. Of one at a URL, the current version is fetched where it was not made on this machine.
     resume : bool
         Take up finished tasks of an earlier, interrupted run on the same input.
     progress : callable, optional
         Called as tasks finish.
+    work : str or Path, optional
+        Where versions for a URL are built; by default in the user's cache. All workers must see it.
 
     Returns
     -------
@@ -79,11 +90,25 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     Raises
     ------
     StoreError
-        If there is no version yet, the rules have changed since, a stored file has changed, or another ingest is running.
+        If there is no version yet, the rules have changed since, a stored file has changed, or another ingest is running or, at
+        a URL, was faster.
     InputError
         If no new file could be used.
     """
-    store = Path(into).absolute()
+    store = place(into)
+    if isinstance(store, Path):
+        return _append(survey, store, resume, progress or silent)
+    target = published_store(store, work)
+    target.mirror()
+    built = _append(survey, target.stage, resume, progress or silent)
+    current = target.current
+    if current and current.manifest["run_id"] == built.manifest["run_id"]:
+        return current
+    return target.commit(built.folder, progress or silent)
+
+
+def _append(survey: Survey, store: Path, resume: bool, progress: Progress) -> Collection:
+    """Add new files to a store on this machine."""
     with locked(store):
         before = open_collection(store)
         inputs = find_inputs(survey)
@@ -95,7 +120,7 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
         sweep(store, keep=work if resume and not done else None)
-        return done or _run(survey, inputs, new, before, store, work, progress or silent)
+        return done or _run(survey, inputs, new, before, store, work, progress)
 
 
 def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Source]:

@@ -30,12 +30,13 @@ from scalable.catalog.ingest_reduce import (
     settle_wide,
 )
 from scalable.catalog.ingest_rows import commit_rows, map_rows
+from scalable.catalog.published import published_store
 from scalable.cluster import run_tasks
 from scalable.errors import InputError, ScalableError, StoreError
 from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source
-from scalable.io.remote import states
+from scalable.io.remote import Place, place, states
 from scalable.io.rules import stored_schema
 from scalable.io.runs import read_json, write_json
 from scalable.schema import Schema
@@ -68,7 +69,14 @@ class Inputs:
     run_id: str
 
 
-def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: Progress | None = None) -> Collection:
+def ingest(
+    survey: Survey,
+    *,
+    into: str | Place,
+    resume: bool = True,
+    progress: Progress | None = None,
+    work: str | Path | None = None,
+) -> Collection:
     """Bring a survey's tables into a store; computes, on the Dask scheduler in use.
 
     Each file is read once. Rows are placed by their object's mean position, in canonical order (pixel of the object, id, band,
@@ -81,11 +89,13 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     survey : Survey
         From `open_survey`.
     into : str or Path
-        The store; made if absent.
+        The store; made if absent. At a URL such as ``s3://bucket/store``, the version is built on this machine and then sent.
     resume : bool
         Take up finished tasks of an earlier, interrupted run on the same input.
     progress : callable, optional
         Called as tasks finish.
+    work : str or Path, optional
+        Where versions for a URL are built; by default in the user's cache. All workers must see it.
 
     Returns
     -------
@@ -95,19 +105,31 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     Raises
     ------
     StoreError
-        If the store cannot be written, or another ingest into it is running.
+        If the store cannot be written, or another ingest into it is running or, at a URL, was faster.
     InputError
         If no file at all could be used.
     """
-    store = Path(into).absolute()
+    store = place(into)
     inputs = find_inputs(survey)
-    if inside := [source.name for source in inputs.sources if Path(source.path).is_relative_to(store)]:
+    if inside := [source.name for source in inputs.sources if source.path.startswith(f"{store}/")]:
         raise InputError(f"{inside[0]} lies in the store {store}: narrow files.glob, or put the store elsewhere (--into)")
+    if isinstance(store, Path):
+        return _ingest(survey, inputs, store, resume, progress or silent)
+    target = published_store(store, work)
+    current = target.current
+    if resume and current and current.manifest["run_id"] == inputs.run_id:
+        return current
+    built = _ingest(survey, inputs, target.stage, resume, progress or silent)
+    return target.commit(built.folder, progress or silent)
+
+
+def _ingest(survey: Survey, inputs: Inputs, store: Path, resume: bool, progress: Progress) -> Collection:
+    """Make a version in a store on this machine, unless the newest one is of this very input."""
     with locked(store):
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
         sweep(store, keep=work if resume and not done else None)
-        return done or _run(survey, inputs, store, work, progress or silent)
+        return done or _run(survey, inputs, store, work, progress)
 
 
 def find_inputs(survey: Survey) -> Inputs:

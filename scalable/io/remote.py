@@ -1,8 +1,8 @@
 """Files on object storage and other servers, named by URL: the one door to fsspec.
 
-Credentials and endpoints come from the environment and from fsspec's configuration alone (``AWS_*``, ``FSSPEC_*``), in each process
-for itself: a URL is all that a task, a log or a manifest ever holds. Interrupted transfers are tried again by the client of the
-protocol, not here.
+Credentials and endpoints come from the environment and from fsspec's configuration alone (``AWS_*``, ``FSSPEC_*``), in each
+process for itself: a URL is all that a task, a log or a manifest ever holds. Interrupted transfers are tried again by the client
+of the protocol, not here.
 """
 
 from __future__ import annotations
@@ -196,28 +196,30 @@ def fetch(url: str, copy: str) -> None:
 
 
 def send(file: Path, url: Url) -> None:
-    """Copy a local file to an object, unless that holds these very bytes already.
-
-    Raises
-    ------
-    StoreError
-        If the object cannot be written, or has another size afterwards.
-    """
+    """Copy a local file to an object; the server holds what arrives against its digest."""
     with _speaking(url.text):
         system, path = _connect(url.text)
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
-        try:
-            there = system.info(path)
-            if there["size"] == size and there.get("ETag", "").strip('"') == md5.hexdigest():
-                return
-        except FileNotFoundError:
-            pass
-        digest = {"ContentMD5": base64.b64encode(md5.digest()).decode()} if size <= SINGLE_PUT_BYTES else {}
-        system.put_file(str(file), path, **digest)
-        if system.info(path)["size"] != size:
-            raise StoreError(f"{url}: did not arrive whole ({size} bytes were sent); run again")
+        # Larger files go in parts, each of which the client gives a checksum.
+        one = file.stat().st_size <= SINGLE_PUT_BYTES
+        system.put_file(str(file), path, **({"ContentMD5": base64.b64encode(_md5(file).digest()).decode()} if one else {}))
+
+
+def arrived(url: Url) -> dict[str, tuple[int, str]]:
+    """Return size [bytes] and tag of every object below a URL, by path below it; for writers, readers have manifests."""
+    with _speaking(url.text):
+        system, top = _connect(url.text)
+        found = system.find(top, detail=True)
+        return {name.removeprefix(f"{top}/"): (int(entry["size"]), str(entry["ETag"])) for name, entry in found.items()}
+
+
+def is_sent(file: Path, state: tuple[int, str] | None) -> bool:
+    """Return whether an object of this size and tag holds the bytes of a local file, as far as the tag is their MD5."""
+    return state is not None and state[0] == file.stat().st_size and state[1].strip('"') == _md5(file).hexdigest()
+
+
+def _md5(file: Path) -> Any:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
 
 
 def remove(urls: Sequence[Url]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -105,8 +106,7 @@ def _problems(collection: Collection, findings: Sequence[Finding]) -> list[Secti
         text = "What contradicts itself in the input, each kind once, and the line of the survey file that settles it."
         sections.append(Section("Contradictions", text, table=pa.table(columns)))
     if collection.accounting["quarantined"]:
-        with (collection.path / "quarantine.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO((collection.path / "quarantine.csv").read_text(encoding="utf-8"), newline="")))
         table = pa.table({name: [row[name] for row in rows] for name in ("path", "reason")})
         sections.append(Section("Quarantine", "Files that were set aside; all others are in.", table=table))
     if collection.rejected.num_rows:
