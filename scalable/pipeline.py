@@ -15,12 +15,15 @@ from scalable.catalog.catalog import Catalog, open_catalog
 from scalable.catalog.check import Checked, Finding, check
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import Progress, ingest, silent
+from scalable.catalog.published import published_store, send_tree, stage_folder
 from scalable.catalog.variability import variability
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate, fit_zero_points
 from scalable.errors import SurveyError, nearest
+from scalable.io.atomic import write_text
 from scalable.io.fits_preview import write_preview
 from scalable.io.parquet import read_leaf, write_leaf
+from scalable.io.remote import Place, Url, place, send
 from scalable.io.runs import read_json, write_json
 from scalable.report.run_page import write_run_page
 from scalable.survey import Survey
@@ -43,10 +46,12 @@ class Product:
 class RunReport:
     """What a run did.
 
-    ``skipped`` names the stages whose result was there already; ``seconds`` the time of each stage.
+    ``store`` is the store on this machine; of one at a URL, which is ``url``, the folder that it is built in. ``skipped`` names
+    the stages whose result was there already; ``seconds`` the time of each stage.
     """
 
     store: Path
+    url: Url | None = None
     collection: Collection | None = None
     findings: tuple[Finding, ...] = ()
     products: list[Product] = field(default_factory=list)
@@ -60,7 +65,14 @@ class RunReport:
         return self.collection.accounting["quarantined"] if self.collection else 0
 
 
-def run(survey: Survey, *, into: str | Path, only: str | None = None, progress: Progress | None = None) -> RunReport:
+def run(
+    survey: Survey,
+    *,
+    into: str | Place,
+    only: str | None = None,
+    progress: Progress | None = None,
+    work: str | Path | None = None,
+) -> RunReport:
     """Run a survey's stages in order; computes, on the Dask scheduler in use.
 
     Parameters
@@ -68,11 +80,13 @@ def run(survey: Survey, *, into: str | Path, only: str | None = None, progress: 
     survey : Survey
         From `open_survey`.
     into : str or Path
-        The store.
+        The store. At a URL, version, products and page are made on this machine and then sent.
     only : str, optional
         One of `STAGES`; the others must have run before.
     progress : callable, optional
         Called with stage, tasks done, tasks in all and bytes done.
+    work : str or Path, optional
+        Where versions for a URL are built; by default in the user's cache. All workers must see it.
 
     Returns
     -------
@@ -81,7 +95,8 @@ def run(survey: Survey, *, into: str | Path, only: str | None = None, progress: 
     """
     if only is not None and only not in STAGES:
         raise SurveyError(f"no stage {only!r}; {nearest(only, STAGES)}")
-    report = RunReport(Path(into).absolute())
+    store = place(into)
+    report = RunReport(stage_folder(store, work), store) if isinstance(store, Url) else RunReport(store)
     tell = progress or silent
     stages: dict[str, Callable[[Survey, RunReport, Progress], None]] = {
         "check": _check,
@@ -108,12 +123,17 @@ def _ingest(survey: Survey, report: RunReport, progress: Progress) -> None:
         worked.append(stage)
         progress(stage, done, total, size)
 
-    report.collection = ingest(survey, into=report.store, progress=tell)
+    # The folder of a store at a URL lies in the one that was given as work, or in the cache.
+    report.collection = ingest(survey, into=report.url or report.store, progress=tell, work=report.store.parent)
     if not worked:
         report.skipped.append("ingest")
 
 
 def _collection(report: RunReport) -> Collection:
+    """Return the version to work with, on this machine."""
+    if report.url and not (report.collection and isinstance(report.collection.path, Path)):
+        published_store(report.url, report.store.parent).mirror()
+        report.collection = None
     if report.collection is None:
         report.collection = open_collection(report.store)
     return report.collection
@@ -148,6 +168,8 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
     preview = folder / f"{name}_preview.fits"
     if not preview.exists():
         write_preview(getattr(collection, name).head(PREVIEW_ROWS), preview)
+    if report.url:
+        send_tree(folder, report.url / "products" / collection.path.name)
 
 
 def _calibrated(collection: Collection, band: str, flux: str, folder: Path) -> Catalog:
@@ -172,6 +194,10 @@ def _report(survey: Survey, report: RunReport, progress: Progress) -> None:
     report.page = report.store / "report.html"
     write_run_page(survey, collection, folder, report.findings, report.page, progress=progress)
     report.products = list_products(report.store)
+    if report.url:
+        # The page shows readers how to open the store.
+        write_text(report.page, report.page.read_text(encoding="utf-8").replace(str(report.store), str(report.url)))
+        send(report.page, report.url / report.page.name)
 
 
 def list_products(store: Path) -> list[Product]:

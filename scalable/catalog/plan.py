@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,11 @@ from scalable.catalog.ingest_forecast import runs_bytes, version_bytes, worker_m
 from scalable.catalog.ingest_map import CELL_ORDER, make_batches, positions
 from scalable.catalog.ingest_plan import Counts, bundle, cut_sky, deepest_order, row_limit
 from scalable.catalog.ingest_reduce import detections_schema
+from scalable.catalog.published import stage_folder
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
+from scalable.io.remote import Place, Url, place
 from scalable.io.rules import apply_rules, stored_schema
 from scalable.schema import Schema
 from scalable.sky.healpix import to_pixels
@@ -92,7 +93,7 @@ class _Table:
 
 
 def plan_ingest(
-    survey: Survey, *, into: str | Path, workers: int | None = None, on_file: Callable[[int, int], None] | None = None
+    survey: Survey, *, into: str | Place, workers: int | None = None, on_file: Callable[[int, int], None] | None = None
 ) -> Forecast:
     """Predict what `ingest` would do; reads headers and the first positions of a few files, writes nothing.
 
@@ -133,7 +134,7 @@ def plan_ingest(
         leaf_bytes=int(max(n for _, n in pixels) * row_bytes),
     )
     workers = workers or CPU_COUNT
-    memory, disk = min(psutil.virtual_memory().available, MEMORY_LIMIT), _free_disk(Path(into).absolute())
+    memory, disk = min(psutil.virtual_memory().available, MEMORY_LIMIT), _free_disk(place(into))
     runs, version = runs_bytes(schema, rows, len(pixels)), version_bytes(schema, rows, len(pixels))
     warnings = [f"{len(reasons)} files will be set aside; the first: {reasons[0]}"] if reasons else []
     if runs + version > disk:
@@ -245,8 +246,10 @@ def _sum(cells: NDArray[np.int64], weights: NDArray[Any]) -> Counts:
     return Counts(distinct, np.maximum(1, np.rint(np.bincount(where, weights=weights))).astype(np.int64))
 
 
-def _free_disk(store: Path) -> int:
-    """Return the free bytes of the file system that the store lies on, or would."""
+def _free_disk(store: Place) -> int:
+    """Return the free bytes of the file system that the store lies on, or would; of one at a URL, where it is built."""
+    if isinstance(store, Url):
+        store = stage_folder(store)
     return shutil.disk_usage(next(path for path in (store, *store.parents) if path.exists())).free
 
 

@@ -161,6 +161,13 @@ def send_files(names: tuple[str, ...], version: str, url: str) -> None:
         send(Path(version) / name, Url(url) / name)
 
 
+def send_tree(folder: Path, url: Url) -> None:
+    """Send all files of a folder, but those that are there already, by tasks."""
+    there = arrived(url)
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    run_tasks(send_files, cut([name for name in paths if not is_sent(paths[name], there.get(name))]), str(folder), url.text)
+
+
 def fetch_files(entries: tuple[tuple[str, str], ...], url: str, folder: str) -> None:
     """Fetch some files of a version, each with its SHA-256."""
     for name, sha256 in entries:

@@ -16,6 +16,7 @@ from scalable.errors import ColumnError, StoreError
 from scalable.io.atomic import publish
 from scalable.io.layout import HEALPIX_COLUMN, LeafInfo, finish_catalog
 from scalable.io.parquet import Leaf, write_leaf
+from scalable.io.remote import local_place
 
 
 def write_catalog(catalog: Catalog, path: str | Path, *, on_done: Callable[[int], None] | None = None) -> Catalog:
@@ -35,7 +36,7 @@ def write_catalog(catalog: Catalog, path: str | Path, *, on_done: Callable[[int]
     Catalog
         The catalogue, opened from disk.
     """
-    path = Path(path).absolute()
+    path = local_place(path)
     if path.exists():
         raise StoreError(f"{path}: exists already; choose another folder or remove it")
     if not catalog.leaves:

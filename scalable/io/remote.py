@@ -88,6 +88,14 @@ def place(path: str | Path | Url) -> Place:
     return Url(str(path).rstrip("/")) if is_remote(path) else Path(path).absolute()
 
 
+def local_place(path: str | Path) -> Path:
+    """Return the absolute path that a user's text names, where a URL cannot be worked on."""
+    found = place(path)
+    if isinstance(found, Url):
+        raise StoreError(f"{found}: lies on a server; this is done on this machine only: give a folder")
+    return found
+
+
 @contextmanager
 def opened(path: Place) -> Iterator[Any]:
     """Give what pyarrow reads a file from: the path itself, or an open object of which only the parts asked for are fetched."""
