@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
+from astropy.io.fits import BinTableHDU, Column, HDUList, PrimaryHDU
 from catalog.surveys import Observation, detections, fingerprint, write_survey
 from click.testing import CliRunner
 
@@ -24,7 +26,9 @@ from scalable.catalog.ingest import find_inputs, ingest
 from scalable.catalog.sql import sql
 from scalable.cli import QUARANTINED, main
 from scalable.errors import InputError, MissingInputError, StoreError, SurveyError
-from scalable.io.remote import states
+from scalable.io.drivers import reader_for
+from scalable.io.reader import Source
+from scalable.io.remote import HEAD_BYTES, Url, states
 from scalable.survey import Survey, open_survey
 
 moto = pytest.importorskip("moto.server", reason="needs an S3 server: pip install 'moto[server]'")
@@ -266,6 +270,13 @@ def test_append_to_a_store_in_a_bucket_is_the_ingest_of_everything(s3: Any, buck
     assert reader.detections.compute().equals(before)
 
 
+def check_whole(s3: Any, collection: Any) -> None:
+    """Hold every object of a version against its manifest."""
+    there = content(s3, str(collection.path))
+    for entry in collection.manifest["files"]:
+        assert hashlib.sha256(there[entry["path"]]).hexdigest() == entry["sha256"], entry["path"]
+
+
 def test_of_two_writers_one_wins_and_the_other_is_told_and_can_run_again(
     s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,9 +293,20 @@ def test_of_two_writers_one_wins_and_the_other_is_told_and_can_run_again(
     with pytest.raises(StoreError, match=f"{url}: another writer has committed .* run again"):
         ingest(ours, into=url, work=tmp_path / "a")
     assert open_collection(url).accounting["files"] == 3
-    assert not [name for name in content(s3, url) if name.startswith("versions/0001/")]
+    check_whole(s3, open_collection(url))
     assert ingest(ours, into=url, work=tmp_path / "a").path.name == "0003"
     assert open_collection(url).accounting["files"] == 2
+
+
+def test_a_process_that_was_overtaken_in_its_own_folder_writes_nothing(s3: Any, bucket: str, tmp_path: Path) -> None:
+    url, work = f"s3://{bucket}/store", tmp_path / "work"
+    late = published.published_store(Url(url), work)
+    ingest(write_survey(tmp_path / "in", observations(2)), into=url, work=work)
+    other = ingest(write_survey(tmp_path / "other", observations(3)), into=tmp_path / "local")
+    before = content(s3, url)
+    with pytest.raises(StoreError, match="another writer has committed"):
+        late.commit(other.folder, lambda *_: None)
+    assert content(s3, url) == before
 
 
 @pytest.mark.parametrize("last", ["current", "observations.parquet"])
@@ -324,27 +346,44 @@ def test_a_writer_killed_before_the_pointer_disturbs_nobody_and_its_rerun_sends_
     }
 
 
-def test_a_projection_fetches_only_its_columns_and_nothing_is_listed(
-    s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def counted_bytes(s3: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by the size of every answer."""
+    fetched: list[int] = []
+    call = type(s3)._call_s3
+
+    async def counting(self: Any, method: str, *arguments: Any, **named: Any) -> Any:
+        answer = await call(self, method, *arguments, **named)
+        if method == "get_object":
+            fetched.append(answer["ContentLength"])
+        return answer
+
+    monkeypatch.setattr(type(s3), "_call_s3", counting)
+    return fetched
+
+
+@pytest.mark.parametrize("empty_bytes", [0, 600_000], ids=["headers in front", "headers behind an image"])
+def test_headers_are_read_without_the_data_where_they_stand_in_front(
+    s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_bytes: int
 ) -> None:
+    table = BinTableHDU.from_columns([Column("Flux", "D", array=np.arange(200_000.0))])
+    HDUList([PrimaryHDU(np.zeros(empty_bytes, np.uint8) if empty_bytes else None), table]).writeto(tmp_path / "x.fits")
+    s3.put_file(str(tmp_path / "x.fits"), f"{bucket}/x.fits")
+    size, fetched = (tmp_path / "x.fits").stat().st_size, counted_bytes(s3, monkeypatch)
+    reader = reader_for("fits")
+    here, there = reader.describe(Source(str(tmp_path / "x.fits"))), reader.describe(Source(f"s3://{bucket}/x.fits"))
+    assert here == there
+    assert here.keywords == there.keywords
+    assert sum(fetched) == (HEAD_BYTES + size if empty_bytes else HEAD_BYTES)
+
+
+def test_a_projection_fetches_only_its_columns(s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     n = 20_000
     wide = {f"noise{i}": rng.normal(size=n) for i in range(10)}
     table = detections(np.arange(n), rng.uniform(10, 11, n), rng.uniform(0, 1, n), **wide)
     survey = write_survey(tmp_path / "in", [Observation(1, "J", 57000.0, table)])
     ingest(survey, into=f"s3://{bucket}/store", work=tmp_path / "work")
-    asked: list[str] = []
-    fetched: list[int] = []
-    call = type(s3)._call_s3
-
-    async def counting(self: Any, method: str, *arguments: Any, **named: Any) -> Any:
-        answer = await call(self, method, *arguments, **named)
-        asked.append(method)
-        if method == "get_object":
-            fetched.append(answer["ContentLength"])
-        return answer
-
-    monkeypatch.setattr(type(s3), "_call_s3", counting)
+    fetched = counted_bytes(s3, monkeypatch)
     catalog = open_collection(f"s3://{bucket}/store").detections
     fetched.clear()
     everything = catalog.compute()
@@ -367,7 +406,7 @@ def test_the_command_line_runs_into_a_bucket_and_asks_there_and_no_secret_is_any
     assert ran.exit_code == QUARANTINED, ran.output
     asked = terminal.invoke(main, ["query", "SELECT count(*) AS n FROM detections", "--store", url])
     assert str(3 * ROWS) in asked.output
-    again = terminal.invoke(main, ["run", survey, "--into", url, "--work", str(tmp_path / "elsewhere"), "--only", "report"])
+    again = terminal.invoke(main, ["run", survey, "--into", url, "--work", str(tmp_path / "elsewhere"), "--only", "products"])
     assert again.exit_code == QUARANTINED, again.output
     refused = terminal.invoke(main, ["clean", "--store", url])
     assert "lies on a server" in refused.output

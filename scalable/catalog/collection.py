@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from scalable.catalog.catalog import Catalog, open_catalog
-from scalable.errors import StoreError
+from scalable.errors import MissingInputError, StoreError
 from scalable.io.atomic import point, publish
 from scalable.io.parquet import read_leaf
-from scalable.io.remote import Place, Url, place, read_pointer
+from scalable.io.remote import Place, Url, place
 from scalable.io.runs import read_json
 
 
@@ -110,8 +110,9 @@ def open_collection(path: str | Place) -> Collection:
     """
     path = place(path)
     if isinstance(path, Url):
-        pointer = read_pointer(path / "current")
-        folder: Place = path / "versions" / pointer[0] if pointer else path
+        folder: Place = path
+        with suppress(MissingInputError):
+            folder = path / "versions" / (path / "current").read_text()
     else:
         folder = (path / "current").resolve() if (path / "current").is_symlink() else path
     if not (folder / "manifest.json").is_file():

@@ -19,7 +19,7 @@ from scalable.catalog.collection import Collection, locked, open_collection, rem
 from scalable.cluster import run_tasks
 from scalable.errors import StoreError
 from scalable.io.atomic import point, publish, write_bytes, write_text
-from scalable.io.remote import Url, arrived, fetch, is_sent, read_pointer, remove, replace_pointer, send
+from scalable.io.remote import Url, arrived, fetch, is_sent, read_pointer, replace_pointer, send
 from scalable.io.runs import read_json
 
 FILES_PER_TASK = 16
@@ -105,17 +105,19 @@ class PublishedStore:
         StoreError
             If another writer was faster; nothing of the store is changed then.
         """
+        faster = f"{self.url}: another writer has committed a version while this one was made; nothing was changed, run again"
         with locked(self.stage):
+            # Another process may have committed from this stage; the numbers it took are not to be written again.
+            if read_pointer(self.url / "current") != self.seen:
+                raise StoreError(faster)
             name = self._take_number()
             there = self.url / "versions" / name
             sizes = {str(entry["path"]): entry["bytes"] for entry in read_json(version / "manifest.json")["files"]}
             self._send(version, there, sizes, progress)
             send(version / "manifest.json", there / "manifest.json")
             if not replace_pointer(self.url / "current", name, self.seen):
-                remove([there / file for file in ["manifest.json", *sizes]])
-                raise StoreError(
-                    f"{self.url}: another writer has committed a version while this one was made; nothing was changed, run again"
-                )
+                # What was sent stays, unused: should the answer have been lost, somebody may have it open.
+                raise StoreError(faster)
             # Only what is current is kept here, under its number there: the next append begins with it.
             drop_versions(self.stage, keep=version.name)
             version.rename(self.stage / "versions" / name)
@@ -151,8 +153,19 @@ class PublishedStore:
 
 
 def published_store(url: Url, work: str | Path | None) -> PublishedStore:
-    """Look at a store at a URL as one who wants to change it."""
-    return PublishedStore(url, stage_folder(url, work), read_pointer(url / "current"))
+    """Look at a store at a URL as one who wants to change it.
+
+    Raises
+    ------
+    StoreError
+        If it is not on S3, whose conditional writes are relied upon, or its pointer names no version.
+    """
+    if not url.text.startswith("s3://"):
+        raise StoreError(f"{url}: stores are written to s3:// or to a folder; of other servers, only input and stores are read")
+    seen = read_pointer(url / "current")
+    if seen and not seen[0].isdigit():
+        raise StoreError(f"{url / 'current'}: {seen[0][:40]!r} is no number of a version; the store is damaged")
+    return PublishedStore(url, stage_folder(url, work), seen)
 
 
 def send_files(names: tuple[str, ...], version: str, url: str) -> None:
@@ -172,6 +185,8 @@ def fetch_files(entries: tuple[tuple[str, str], ...], url: str, folder: str) -> 
     """Fetch some files of a version, each with its SHA-256."""
     for name, sha256 in entries:
         path = Path(folder) / name
+        if name.startswith("/") or ".." in path.parts:
+            raise StoreError(f"{url}/manifest.json: {name!r} lies outside the version; the store is damaged")
         path.parent.mkdir(parents=True, exist_ok=True)
         fetch(f"{url}/{name}", str(path))
         with path.open("rb") as file:

@@ -6,6 +6,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
 from scalable.io.reader import Hash, Source, TableInfo, TableReader
 from scalable.io.regular import open_regular
-from scalable.io.remote import local_copy
+from scalable.io.remote import local_copy, local_head
 from scalable.io.votable import VOTable
+from scalable.survey import is_remote
 
 _READERS: dict[str, Callable[[], TableReader]] = {
     "fits": FitsTable,
@@ -34,9 +36,15 @@ class AnyPlace:
     """Reads tables of one format from this machine and, each by a temporary copy, from servers (`TableReader`)."""
 
     reader: TableReader
+    headers_first: bool = False
+    """Whether headers lie before the data; then only the begin of an object on a server is fetched for them."""
 
     def describe(self, source: Source) -> TableInfo:
-        """Read headers only; of an object on a server all is fetched."""
+        """Read headers only; of an object on a server that is all of it, unless they stand near its begin."""
+        if self.headers_first and is_remote(source.path):
+            # Zeros are in no header: where the begin is not enough, the reader says so.
+            with suppress(InputError), local_head(source.path) as here:
+                return self.reader.describe(replace(source, path=here))
         with local_copy(source.path) as here:
             return self.reader.describe(replace(source, path=here))
 
@@ -51,7 +59,7 @@ class AnyPlace:
 def reader_for(name: str) -> TableReader:
     """Return a reader for the format that ``files.format`` names."""
     try:
-        return AnyPlace(_READERS[name]())
+        return AnyPlace(_READERS[name](), headers_first=name == "fits")
     except KeyError:
         raise SurveyError(f"files.format: {name!r} is no format we read; {nearest(name, _READERS)}") from None
 

@@ -24,6 +24,8 @@ from scalable.survey import is_remote
 
 SINGLE_PUT_BYTES = 64 << 20
 """Up to this size a file is sent in one request, together with the digest that the server holds it against."""
+HEAD_BYTES = 1 << 19
+"""How much of an object is fetched at first where only headers are wanted."""
 _FEW = 4
 """So many files of one folder are asked for one by one; more of them by listing it."""
 _TAGS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "created")
@@ -181,15 +183,36 @@ def local_copy(path: str, folder: Path | None = None) -> Iterator[str]:
         return
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+    with _beside(path, folder) as copy:
+        fetch(path, copy)
+        yield copy
+
+
+@contextmanager
+def local_head(url: str) -> Iterator[str]:
+    """Give the path of a temporary file with the size of an object and its first `HEAD_BYTES`; zeros, not stored, follow."""
+    with _beside(url) as copy:
+        with _speaking(url):
+            system, path = _connect(url)
+            size = system.info(path)["size"] or 0
+            data = system.cat_file(path, start=0, end=min(size, HEAD_BYTES)) if size else b""
+        with open(copy, "wb") as file:
+            file.write(data)
+            file.truncate(size)
+        yield copy
+
+
+@contextmanager
+def _beside(url: str, folder: Path | None = None) -> Iterator[str]:
+    """Give the path of a temporary file to make; what the body raises names the object, not that file."""
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as temporary:
         copy = os.path.join(temporary, "copy")
-        fetch(path, copy)
         try:
             yield copy
         except Exception as error:
-            error.args = tuple(arg.replace(copy, path) if isinstance(arg, str) else arg for arg in error.args)
+            error.args = tuple(arg.replace(copy, url) if isinstance(arg, str) else arg for arg in error.args)
             if isinstance(error, OSError) and error.filename == copy:
-                error.filename = path
+                error.filename = url
             raise
 
 
@@ -228,14 +251,6 @@ def is_sent(file: Path, state: tuple[int, str] | None) -> bool:
 def _md5(file: Path) -> Any:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
-
-
-def remove(urls: Sequence[Url]) -> None:
-    """Remove objects."""
-    for url in urls:
-        with _speaking(url.text):
-            system, path = _connect(url.text)
-            system.rm_file(path)
 
 
 def read_pointer(url: Url) -> tuple[str, str] | None:
