@@ -56,7 +56,7 @@ class AnyPlace:
             yield from self.reader.scan(replace(source, path=here), columns=columns, block_bytes=block_bytes, digest=digest)
 
 
-def reader_for(name: str) -> TableReader:
+def reader_for(name: str) -> AnyPlace:
     """Return a reader for the format that ``files.format`` names."""
     try:
         return AnyPlace(_READERS[name](), headers_first=name == "fits")
