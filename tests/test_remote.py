@@ -176,6 +176,17 @@ def test_a_root_with_credentials_or_of_this_machine_is_refused(root: str, messag
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "message"), [("s3://key:secret@b/store", "environment"), ("memory://store", "stores are written to s3://")]
+)
+def test_a_store_with_credentials_in_its_address_or_without_conditional_writes_is_refused(
+    url: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match=message) as caught:
+        ingest(write_survey(tmp_path, observations(1)), into=url)
+    assert "secret" not in str(caught.value)
+
+
 def test_an_index_that_is_not_there_is_named_by_its_address(s3: Any, bucket: str, tmp_path: Path) -> None:
     survey = write_survey(tmp_path, observations(1)).model_copy(update={"root": f"s3://{bucket}/nowhere"})
     with pytest.raises(MissingInputError, match=f"s3://{bucket}/nowhere/index.csv: the observation index is not there"):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from scalable.errors import ExtraMissingError, InputError, MissingInputError, ScalableError, StoreError, require
 from scalable.survey import is_remote
@@ -84,10 +85,20 @@ Place = Path | Url
 
 
 def place(path: str | Path | Url) -> Place:
-    """Return the absolute path, or the address, that a user's text names."""
+    """Return the absolute path, or the address, that a user's text names.
+
+    Raises
+    ------
+    StoreError
+        If the address holds a password: addresses are written into graphs and pages.
+    """
     if isinstance(path, Url):
         return path
-    return Url(str(path).rstrip("/")) if is_remote(path) else Path(path).absolute()
+    if not is_remote(path):
+        return Path(path).absolute()
+    if urlsplit(str(path)).password is not None:
+        raise StoreError("the URL of a store holds a password; credentials stand in the environment (AWS_*, FSSPEC_*)")
+    return Url(str(path).rstrip("/"))
 
 
 def local_place(path: str | Path) -> Path:
