@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -111,15 +111,20 @@ def test_a_missing_object_is_set_aside_and_the_others_are_stored(s3: Any, bucket
     assert "3,tables/3-J.fits,tables/3-J.fits: no such object" in (store.path / "quarantine.csv").read_text()
 
 
-def test_a_damaged_object_is_named_by_its_address_and_no_copy_is_left(s3: Any, bucket: str, tmp_path: Path) -> None:
+def test_a_damaged_object_is_named_by_its_address_and_no_copy_is_left(
+    s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     remote = moved(write_survey(tmp_path / "local", observations()), s3, bucket, tmp_path / "remote")
     s3.pipe_file(f"{bucket}/in/tables/2-Ks.fits", s3.cat_file(f"{bucket}/in/tables/2-Ks.fits")[:4000])
-    before = set(os.listdir("/tmp")) if os.path.isdir("/tmp") else set()
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     store = ingest(remote, into=tmp_path / "store")
     reason = (store.path / "quarantine.csv").read_text()
     assert "2,tables/2-Ks.fits," in reason
     assert "copy" not in reason
-    assert not [name for name in set(os.listdir("/tmp")) - before if name.startswith(".tmp-")]
+    assert not list(temporary.iterdir())
+    assert not [path for path in tmp_path.rglob(".tmp-*")]
 
 
 def test_files_in_a_bucket_are_found_by_a_glob(s3: Any, bucket: str, tmp_path: Path) -> None:
@@ -235,7 +240,9 @@ def content(s3: Any, url: str) -> dict[str, bytes]:
     return {name.removeprefix(f"{top}/"): data for name, data in s3.cat(s3.find(top)).items()}
 
 
-def test_a_published_version_is_the_local_one_file_by_file(s3: Any, bucket: str, tmp_path: Path) -> None:
+def test_a_published_version_is_the_local_one_file_by_file_and_the_same_input_again_sends_nothing(
+    s3: Any, bucket: str, tmp_path: Path
+) -> None:
     survey = write_survey(tmp_path / "in", observations())
     local = ingest(survey, into=tmp_path / "a")
     remote = ingest(survey, into=f"s3://{bucket}/store", work=tmp_path / "work")
@@ -254,16 +261,10 @@ def test_a_published_version_is_the_local_one_file_by_file(s3: Any, bucket: str,
     query = "SELECT band, count(*) AS n, avg(Flux) AS mean FROM detections GROUP BY band ORDER BY band"
     assert sql(remote, query).compute().equals(sql(local, query).compute())
     assert open_collection(f"s3://{bucket}/store/versions/0001").manifest == remote.manifest
-
-
-def test_the_same_input_again_sends_nothing(s3: Any, bucket: str, tmp_path: Path) -> None:
-    survey, url = write_survey(tmp_path / "in", observations(2)), f"s3://{bucket}/store"
-    first = ingest(survey, into=url, work=tmp_path / "work")
-    before = content(s3, url)
-    # Another machine has no folder of its own yet.
-    second = ingest(survey, into=url, work=tmp_path / "elsewhere")
-    assert second.manifest == first.manifest
-    assert content(s3, url) == before
+    # Another machine, without a folder of its own, finds that nothing is to be done.
+    before = content(s3, f"s3://{bucket}/store")
+    assert ingest(survey, into=f"s3://{bucket}/store", work=tmp_path / "elsewhere").manifest == remote.manifest
+    assert content(s3, f"s3://{bucket}/store") == before
     assert not (tmp_path / "elsewhere").exists()
 
 
