@@ -20,7 +20,7 @@ import scalable
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path, help="a store made by ingest")
+    parser.add_argument("store", help="a store made by ingest, or its URL")
     parser.add_argument("--out", type=Path, required=True, help="the catalogue to write")
     parser.add_argument("--values", nargs="+", help="flux or magnitude columns (default: the first flux)")
     parser.add_argument("--bands", nargs="+", help="bands (default: all)")

@@ -20,10 +20,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("survey", type=Path, help="survey.yaml")
-    parser.add_argument("--into", type=Path, required=True, help="the store")
+    parser.add_argument("--into", required=True, help="the store, or its URL")
+    parser.add_argument("--work", type=Path, help="where a store for a URL is built; all workers must see it")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler")
     parser.add_argument("--workers", type=int, help="worker processes of the local cluster")
-    parser.add_argument("--report", type=Path, help="where to write the JSON report (default: INTO/ingest.json)")
+    parser.add_argument(
+        "--report", type=Path, help="where to write the JSON report (default: INTO/ingest.json, for a URL ./ingest.json)"
+    )
     return parser.parse_args(argv)
 
 
@@ -33,10 +36,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     stages: set[str] = set()
     with scalable.connect(args.scheduler, workers=args.workers):
         survey = scalable.open_survey(args.survey)
-        collection = scalable.ingest(survey, into=args.into, progress=lambda stage, *_: stages.add(stage))
+        collection = scalable.ingest(survey, into=args.into, work=args.work, progress=lambda stage, *_: stages.add(stage))
     return {
         "job": "ingest_catalog",
-        "store": str(args.into),
+        "store": args.into,
         "version": collection.path.name,
         "skipped": not stages,
         "accounting": collection.accounting,
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; exit with 3 if files were set aside."""
     args = parse_args(argv)
     report = run(args)
-    (args.report or args.into / "ingest.json").write_text(json.dumps(report, indent=1) + "\n")
+    (args.report or Path("" if "://" in args.into else args.into) / "ingest.json").write_text(json.dumps(report, indent=1) + "\n")
     count = report["accounting"]
     print(f"{count['stored']} rows stored, {count['rejected']} rejected, {count['quarantined']} files set aside: {args.into}")
     return 3 if count["quarantined"] else 0

@@ -33,6 +33,7 @@ _LAZY = {
     "input_bytes": "scalable.catalog.ingest",
     "model_at": "scalable.survey",
     "field_names": "scalable.survey",
+    "is_remote": "scalable.survey",
     "set": "dask.config",
 }
 """What a verb needs beyond the public names, loaded when the verb runs: `scalable --help` answers at once."""
@@ -59,7 +60,14 @@ scheduler_options = [
     click.option("--workers", type=click.IntRange(1), help="Worker processes of the local cluster."),
 ]
 
-store_option = click.option("--store", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
+
+def _place(text: str) -> Path | str:
+    """Return the path, or the URL, that was typed."""
+    return text if _lazy("is_remote")(text) else Path(text)
+
+
+store_option = click.option("--store", type=_place, metavar="PATH", default="out", show_default=True, help="The store.")
+into_option = click.option("--into", type=_place, metavar="PATH", default="out", show_default=True, help="The store, or its URL.")
 
 
 class Main(click.Group):
@@ -187,10 +195,10 @@ def _show_check(found: Any) -> None:
 
 @main.command()
 @click.argument("survey", type=click.Path(path_type=Path))
-@click.option("--into", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
+@into_option
 @click.option("--workers", type=click.IntRange(1), help="Workers on this machine; by default one a core.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def plan(survey: Path, into: Path, workers: int | None, as_json: bool) -> None:
+def plan(survey: Path, into: Path | str, workers: int | None, as_json: bool) -> None:
     """Predict rows, tiling, tasks, memory and disk of a run from headers and a sample; write nothing."""
     found = _plan(survey, into, workers)
     if as_json:
@@ -199,7 +207,7 @@ def plan(survey: Path, into: Path, workers: int | None, as_json: bool) -> None:
         _show_plan(found)
 
 
-def _plan(survey: Path, into: Path, workers: int | None) -> Any:
+def _plan(survey: Path, into: Path | str, workers: int | None) -> Any:
     described = scalable.open_survey(survey)
     with _display() as tell:
         return scalable.plan_ingest(
@@ -228,15 +236,19 @@ def _show_plan(found: Any) -> None:
 
 @main.command()
 @click.argument("survey", type=click.Path(path_type=Path))
-@click.option("--into", type=click.Path(path_type=Path), default=Path("out"), show_default=True, help="The store.")
+@into_option
 @click.option("--only", metavar="STAGE", help="Run one stage: check, ingest, products or report.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), help="Where a store for a URL is built; without it, in the user's cache."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be read and needed; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @with_scheduler
 def run(
     survey: Path,
-    into: Path,
+    into: Path | str,
     only: str | None,
+    work: Path | None,
     dry_run: bool,
     as_json: bool,
     scheduler: str | None,
@@ -251,7 +263,7 @@ def run(
             _show_check(checked)
             _show_plan(_plan(survey, into, workers))
         return
-    _run(survey, into, only, scheduler, workers, as_json=as_json)
+    _run(survey, into, only, scheduler, workers, as_json=as_json, work=work)
 
 
 def _sized(survey: Path, scheduler: str | None, workers: int | None) -> tuple[Any, str | None]:
@@ -261,10 +273,19 @@ def _sized(survey: Path, scheduler: str | None, workers: int | None) -> tuple[An
     return described, "threads" if small else scheduler
 
 
-def _run(survey: Path, into: Path, only: str | None, scheduler: str | None, workers: int | None, *, as_json: bool) -> None:
+def _run(
+    survey: Path,
+    into: Path | str,
+    only: str | None,
+    scheduler: str | None,
+    workers: int | None,
+    *,
+    as_json: bool,
+    work: Path | None = None,
+) -> None:
     described, scheduler = _sized(survey, scheduler, workers)
     with _connected(scheduler, workers), _display() as tell:
-        report = scalable.run(described, into=into, only=only, progress=tell)
+        report = scalable.run(described, into=into, only=only, progress=tell, work=work)
     for finding in report.findings:
         console.print(f"{finding.name}: {finding.message}", style="yellow", markup=False)
     if as_json:
@@ -360,10 +381,15 @@ def _summary(report: Any) -> None:
             table.add_row(product.name, rows, f"{product.size_bytes / 1e6:,.1f}", str(path))
         out.print(table)
         out.print(f"digest of the survey {collection.manifest['survey_digest'][:16]}", style="dim")
+    if report.url:
+        out.print(f"published at       {report.url}", soft_wrap=True, markup=False)
     if report.page:
         out.print(f"\nopen the page      {report.page.as_uri()}", soft_wrap=True)
         view = "objects" if collection.has_positions else "rows"
-        out.print(f'ask a question     scalable query "SELECT count(*) FROM {view}" --store {report.store}', soft_wrap=True)
+        out.print(
+            f'ask a question     scalable query "SELECT count(*) FROM {view}" --store {report.url or report.store}',
+            soft_wrap=True,
+        )
         if collection.has_positions:
             out.print(f'with LSDB          lsdb.open_catalog("{collection.path / view}")', soft_wrap=True)
         out.print(f'with pandas        pandas.read_parquet("{collection.path / "observations.parquet"}")', soft_wrap=True)
@@ -376,7 +402,7 @@ def _summary(report: Any) -> None:
 @click.option("--to", type=click.Path(path_type=Path), help="Write the answer to a .parquet or .csv file.")
 @click.option("--rows", default=50, show_default=True, help="Rows to show.")
 @with_scheduler
-def query(statement: str, store: Path, to: Path | None, rows: int, scheduler: str | None, workers: int | None) -> None:
+def query(statement: str, store: Path | str, to: Path | None, rows: int, scheduler: str | None, workers: int | None) -> None:
     """Ask a store in SQL: objects, detections, observations, and one view per file."""
     if to is not None and to.suffix not in (".parquet", ".csv"):
         raise click.BadParameter(f"{to.suffix or 'no ending'}: choose .parquet or .csv", param_hint="--to")
@@ -398,7 +424,7 @@ def query(statement: str, store: Path, to: Path | None, rows: int, scheduler: st
 @main.command("log")
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def log_versions(store: Path, as_json: bool) -> None:
+def log_versions(store: Path | str, as_json: bool) -> None:
     """List the versions of a store, newest first, and what each holds and added."""
     versions = scalable.list_versions(store)
     if as_json:
@@ -421,7 +447,7 @@ def log_versions(store: Path, as_json: bool) -> None:
 @click.option("--keep", default=1, show_default=True, type=click.IntRange(1), help="Newest versions to keep.")
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def clean(store: Path, keep: int, dry_run: bool, as_json: bool) -> None:
+def clean(store: Path | str, keep: int, dry_run: bool, as_json: bool) -> None:
     """Remove old versions of a store with their products; the current one always stays."""
     found = scalable.expire_versions(store, keep=keep, dry_run=dry_run)
     if as_json:

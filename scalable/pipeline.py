@@ -18,12 +18,15 @@ from scalable.catalog.check import Checked, Finding, check
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest, silent
 from scalable.catalog.ingest_commit import Progress
+from scalable.catalog.published import published_store, send_tree, stage_folder
 from scalable.catalog.variability import variability
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate, fit_zero_points
 from scalable.errors import AdditionError, SurveyError, nearest
+from scalable.io.atomic import write_text
 from scalable.io.fits_preview import write_preview
 from scalable.io.parquet import read_leaf, write_leaf
+from scalable.io.remote import Place, Url, place, send
 from scalable.io.runs import read_json, write_json
 from scalable.report.run_page import write_run_page
 from scalable.survey import Survey
@@ -46,11 +49,13 @@ class Product:
 class RunReport:
     """What a run did.
 
-    ``skipped`` names the stages whose result was there already; ``seconds`` the time of each stage; ``how`` says how the store
-    came to hold what the survey lists, where it held something before.
+    ``store`` is the store on this machine; of one at a URL, which is ``url``, the folder that it is built in. ``skipped`` names
+    the stages whose result was there already; ``seconds`` the time of each stage; ``how`` says how the store came to hold what
+    the survey lists, where it held something before.
     """
 
     store: Path
+    url: Url | None = None
     collection: Collection | None = None
     findings: tuple[Finding, ...] = ()
     products: list[Product] = field(default_factory=list)
@@ -65,7 +70,14 @@ class RunReport:
         return self.collection.accounting["quarantined"] if self.collection else 0
 
 
-def run(survey: Survey, *, into: str | Path, only: str | None = None, progress: Progress | None = None) -> RunReport:
+def run(
+    survey: Survey,
+    *,
+    into: str | Place,
+    only: str | None = None,
+    progress: Progress | None = None,
+    work: str | Path | None = None,
+) -> RunReport:
     """Run a survey's stages in order; computes, on the Dask scheduler in use.
 
     Parameters
@@ -73,11 +85,13 @@ def run(survey: Survey, *, into: str | Path, only: str | None = None, progress: 
     survey : Survey
         From `open_survey`.
     into : str or Path
-        The store.
+        The store. At a URL, version, products and page are made on this machine and then sent.
     only : str, optional
         One of `STAGES`; the others must have run before.
     progress : callable, optional
         Called with stage, tasks done, tasks in all and bytes done.
+    work : str or Path, optional
+        Where versions for a URL are built; by default in the user's cache. All workers must see it.
 
     Returns
     -------
@@ -86,7 +100,8 @@ def run(survey: Survey, *, into: str | Path, only: str | None = None, progress: 
     """
     if only is not None and only not in STAGES:
         raise SurveyError(f"no stage {only!r}; {nearest(only, STAGES)}")
-    report = RunReport(Path(into).absolute())
+    store = place(into)
+    report = RunReport(stage_folder(store, work), store) if isinstance(store, Url) else RunReport(store)
     tell = progress or silent
     stages: dict[str, Callable[[Survey, RunReport, Progress], None]] = {
         "check": _check,
@@ -113,18 +128,26 @@ def _ingest(survey: Survey, report: RunReport, progress: Progress) -> None:
         worked.append(stage)
         progress(stage, done, total, size)
 
+    here = report.url is None and (report.store / "current").exists()
     try:
-        report.collection = append(survey, into=report.store, progress=tell) if (report.store / "current").exists() else None
+        report.collection = append(survey, into=report.store, progress=tell) if here else None
         if worked:
             report.how = "appended: only files are new, the rules and all other files are as they were"
     except AdditionError as error:
         report.how = f"ingested anew, not appended: {error.args[0].partition(';')[0]}"
-    report.collection = report.collection or ingest(survey, into=report.store, progress=tell)
+    # The folder of a store at a URL lies in the one that was given as work, or in the cache.
+    report.collection = report.collection or ingest(
+        survey, into=report.url or report.store, progress=tell, work=report.store.parent
+    )
     if not worked:
         report.skipped.append("ingest")
 
 
 def _collection(report: RunReport) -> Collection:
+    """Return the version to work with, on this machine."""
+    if report.url and not (report.collection and isinstance(report.collection.path, Path)):
+        published_store(report.url, report.store.parent).mirror()
+        report.collection = None
     if report.collection is None:
         report.collection = open_collection(report.store)
     return report.collection
@@ -162,6 +185,8 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
     preview = folder / f"{name}_preview.fits"
     if not preview.exists():
         write_preview(getattr(collection, name).head(PREVIEW_ROWS), preview)
+    if report.url:
+        send_tree(folder, report.url / "products" / collection.path.name)
 
 
 def _tell(progress: Progress, before: int, total: int, done: int) -> None:
@@ -190,13 +215,17 @@ def _report(survey: Survey, report: RunReport, progress: Progress) -> None:
     report.page = report.store / "report.html"
     write_run_page(survey, collection, folder, report.findings, report.page, progress=progress)
     report.products = list_products(report.store)
+    if report.url:
+        # The page shows readers how to open the store.
+        write_text(report.page, report.page.read_text(encoding="utf-8").replace(str(report.store), str(report.url)))
+        send(report.page, report.url / report.page.name)
 
 
 def list_products(store: Path) -> list[Product]:
     """Return what a store holds: members of the current version, products made from it, and the page."""
     collection = open_collection(store)
     folder = store / "products" / collection.path.name
-    paths = [collection.path / name for name in ("objects", "detections", "rows", "observations.parquet")]
+    paths = [collection.folder / name for name in ("objects", "detections", "rows", "observations.parquet")]
     paths += sorted(path for path in folder.glob("*") if not path.name.startswith(".") and path.name != "recipe.json")
     paths += [store / "report.html"]
     return [Product(path.name, path, _rows(path), _size(path)) for path in paths if path.exists()]

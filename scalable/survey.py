@@ -9,6 +9,7 @@ import re
 import string
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -359,7 +360,10 @@ class Survey(Part):
 
     name: str = Field(alias="survey", pattern=r"^[A-Za-z][\w.-]*$", description="a short name; it names the catalogues")
     description: str = ""
-    root: str = Field(description="folder with the input, absolute or relative to this file; ${NAME:-default} is expanded")
+    root: str = Field(
+        description="folder with the input, absolute or relative to this file, or a URL such as s3://bucket/prefix, whose "
+        "credentials stand in the environment (AWS_*, FSSPEC_*); ${NAME:-default} is expanded"
+    )
     observations: Observations = Observations()
     files: Files
     bands: tuple[str, ...] = Field(
@@ -455,11 +459,17 @@ class Survey(Part):
         """Absolute folder that every input path must lie in."""
         return Path(self.root)
 
-    def confined(self, relative: str) -> Path:
-        """Return the path of an input file, or raise `InputError` where it leaves the root (by ``..`` or by a link)."""
-        path = self.input_root / relative
-        if not path.resolve().is_relative_to(self.input_root.resolve()):
-            raise InputError(f"{relative!r} lies outside the survey's root {self.input_root}; only files below root are read")
+    def confined(self, relative: str) -> str:
+        """Return the path or URL of an input file, or raise `InputError` where it leaves the root (by ``..`` or by a link)."""
+        if is_remote(self.root):
+            # A server may decode what it is asked for, and fsspec takes what follows :: for another address.
+            inside = not {"..", ""} & set(unquote(relative).split("/")) and "::" not in relative
+            path = f"{self.root}/{relative}"
+        else:
+            path = str(self.input_root / relative)
+            inside = Path(path).resolve().is_relative_to(self.input_root.resolve())
+        if not inside:
+            raise InputError(f"{relative!r} lies outside the survey's root {self.root}; only files below root are read")
         return path
 
     def column_of(self, role: str) -> str:
@@ -474,6 +484,11 @@ class Survey(Part):
         """SHA-256 of everything that decides what the store holds; not of plots, questions or texts."""
         parts = self.model_dump(mode="json", include={"name", "observations", "files", "bands", "columns", "store", "grouping"})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def is_remote(path: str | Path) -> bool:
+    """Return whether a path is the URL of a file or folder on a server."""
+    return "://" in str(path)
 
 
 def open_survey(path: str | Path) -> Survey:
@@ -512,12 +527,24 @@ def open_survey(path: str | Path) -> Survey:
     lines = _line_numbers(node, path)
     try:
         survey = Survey.model_validate(values)
-        root = _expand(survey.root)
+        root = _absolute(_expand(survey.root), path)
     except ValidationError as error:
         raise SurveyError("\n".join(_explain(detail, lines, path) for detail in error.errors())) from error
     except SurveyError as error:
         raise SurveyError(f"{path}:{lines.get(('root',), 1)}: root: {error}") from error
-    return survey.model_copy(update={"root": str((path.parent.resolve() / root).resolve())})
+    return survey.model_copy(update={"root": root})
+
+
+def _absolute(root: str, path: Path) -> str:
+    """Return the root as it is used: a folder relative to the description made absolute, a URL checked."""
+    if not is_remote(root):
+        return str((path.parent.resolve() / root).resolve())
+    url = urlsplit(root)
+    if url.password is not None or url.query or url.fragment:
+        raise SurveyError("the URL holds a password, ? or #; credentials stand in the environment (AWS_*, FSSPEC_*)")
+    if url.scheme in ("file", "local") or "::" in root:
+        raise SurveyError(f"{root!r}: write files of this machine as a plain path, and a URL without ::")
+    return root.rstrip("/")
 
 
 def _expand(text: str) -> str:

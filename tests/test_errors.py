@@ -18,6 +18,7 @@ FAMILY = {
     errors.ColumnError: KeyError,
     errors.QueryError: ValueError,
     errors.StoreError: OSError,
+    errors.AdditionError: OSError,
     errors.AccountingError: AssertionError,
     errors.ExtraMissingError: ImportError,
 }

@@ -49,16 +49,25 @@ from scalable.catalog.ingest_plan import count_cells, count_deep, cut_sky, densi
 from scalable.catalog.ingest_reduce import WIDE, Reduced, settle_wide
 from scalable.catalog.ingest_reference import index_reference, reference_sources
 from scalable.catalog.ingest_rows import commit_rows, map_rows
+from scalable.catalog.published import published_store
 from scalable.cluster import run_tasks
 from scalable.errors import AdditionError, InputError
 from scalable.io.parquet import read_leaf
 from scalable.io.reader import Source
+from scalable.io.remote import Place, local_copy, place
 from scalable.io.runs import flat, read_arrow
 from scalable.sky.pixel import MAX_ORDER, Pixel
 from scalable.survey import Survey
 
 
-def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: Progress | None = None) -> Collection:
+def append(
+    survey: Survey,
+    *,
+    into: str | Place,
+    resume: bool = True,
+    progress: Progress | None = None,
+    work: str | Path | None = None,
+) -> Collection:
     """Add the files that a survey lists now and did not when its store was made; computes, on the Dask scheduler in use.
 
     Only pixels that new rows touch are written, the others are hard links to the version before, whose readers are not
@@ -70,11 +79,13 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     survey : Survey
         The description the store was made with; its index, or its folder, has more files.
     into : str or Path
-        The store.
+        The store. Of one at a URL, the current version is fetched where it was not made on this machine.
     resume : bool
         Take up finished tasks of an earlier, interrupted run on the same input.
     progress : callable, optional
         Called as tasks finish.
+    work : str or Path, optional
+        Where versions for a URL are built; by default in the user's cache. All workers must see it.
 
     Returns
     -------
@@ -86,11 +97,24 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     AdditionError
         If the rules have changed since, or a stored file has.
     StoreError
-        If there is no version yet, or another ingest is running.
+        If there is no version yet, or another ingest is running or, at a URL, was faster.
     InputError
         If no new file could be used.
     """
-    store = Path(into).absolute()
+    store = place(into)
+    if isinstance(store, Path):
+        return _append(survey, store, resume, progress or silent)
+    target = published_store(store, work)
+    target.mirror()
+    built = _append(survey, target.stage, resume, progress or silent)
+    current = target.current
+    if current and current.manifest["run_id"] == built.manifest["run_id"]:
+        return current
+    return target.commit(built.folder, progress or silent)
+
+
+def _append(survey: Survey, store: Path, resume: bool, progress: Progress) -> Collection:
+    """Add new files to a store on this machine."""
     with locked(store):
         before = open_collection(store)
         inputs = find_inputs(survey, store)
@@ -102,7 +126,7 @@ def append(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
         sweep(store, keep=work if resume and not done else None)
-        return done or _run(survey, inputs, new, before, store, work, progress or silent)
+        return done or _run(survey, inputs, new, before, store, work, progress)
 
 
 def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Source]:
@@ -132,7 +156,8 @@ def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Sour
         if row["status"] != "stored":
             news |= bool(changed) or now != modified.get(str(number))
             continue
-        if now and (size := Path(source.path).stat().st_size) != row["size_bytes"]:
+        size = inputs.sizes.get(source.path)
+        if size is not None and size != row["size_bytes"]:
             changed.append(f"its file has {size} bytes, had {row['size_bytes']}")
         if changed:
             raise _changed(source, ", ".join(changed))
@@ -147,7 +172,7 @@ def new_sources(survey: Survey, inputs: Inputs, before: Collection) -> list[Sour
 def is_same(file: tuple[Source, str]) -> bool:
     """Return whether a file still has the digest that it had when it was stored."""
     source, sha256 = file
-    with Path(source.path).open("rb") as opened:
+    with local_copy(source.path) as path, Path(path).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
 
 
@@ -184,7 +209,8 @@ def _run(
 ) -> Collection:
     ranks = canonical_ranks(inputs.observations)
     rank_of = dict(zip(inputs.observations["observation_id"].to_pylist(), ranks.tolist(), strict=True))
-    batches = list(make_batches(list(new), [rank_of[source.observation_id] for source in new], batch_bytes=BATCH_BYTES))
+    new_ranks = [rank_of[source.observation_id] for source in new]
+    batches = list(make_batches(new, new_ranks, inputs.sizes, batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches) + before.accounting["input_bytes"]
     settings = Settings(survey, stored_columns(before, survey), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES)))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))

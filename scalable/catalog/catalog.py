@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from scalable.catalog.steps import NO_LOADER, Chain, LeafLoader, Select, Step, c
 from scalable.errors import ColumnError, StoreError, nearest, require
 from scalable.io.blocks import holds_blocks, read_blocks
 from scalable.io.layout import LeafInfo, read_layout
+from scalable.io.remote import Place, place
 from scalable.schema import Schema
 
 PARTITION_BYTES = 500_000_000
@@ -226,7 +226,7 @@ class Catalog(DaskMethodsMixin):
         self.need_positions("to_lsdb")
         if self.chain.steps or not isinstance(self.chain.loader, LeafLoader):
             raise StoreError(f"{self.title} has pending steps; write_catalog() it and open the result with to_lsdb()")
-        root = Path(self.chain.loader.root)
+        root = place(self.chain.loader.root)
         collection = root.parent if (root.parent / "collection.properties").exists() else root
         return require("lsdb", "hats").open_catalog(str(collection))
 
@@ -270,13 +270,13 @@ class Catalog(DaskMethodsMixin):
         return f"{rows} rows, {len(self.schema)} columns, {self.npartitions} partitions{sky}"
 
 
-def open_catalog(path: str | Path, *, columns: Sequence[str] | None = None) -> Catalog:
+def open_catalog(path: str | Place, *, columns: Sequence[str] | None = None) -> Catalog:
     """Open a HATS catalogue or collection, or a store's rows without positions; only its metadata are read.
 
     Parameters
     ----------
     path : str or Path
-        Folder with ``hats.properties`` or ``collection.properties``, or the folder ``rows`` of a version.
+        Folder, here or at a URL, with ``hats.properties`` or ``collection.properties``, or the folder ``rows`` of a version.
     columns : sequence of str, optional
         Columns to keep; by default all. Only columns that are used are ever read.
 
@@ -290,7 +290,7 @@ def open_catalog(path: str | Path, *, columns: Sequence[str] | None = None) -> C
     StoreError
         If the folder is no HATS catalogue.
     """
-    path = Path(path).absolute()
+    path = place(path)
     layout = read_blocks(path) if holds_blocks(path) else read_layout(path)
     total = sum(leaf.decoded_bytes for leaf in layout.leaves)
     size = min(PARTITION_BYTES, max(SMALL_PARTITION_BYTES, total / 16))

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from scalable.catalog.catalog import Catalog, open_catalog
-from scalable.errors import StoreError
+from scalable.errors import MissingInputError, StoreError
 from scalable.io.atomic import point, publish
 from scalable.io.parquet import read_leaf
+from scalable.io.remote import Place, Url, place
 from scalable.io.runs import read_json
 
 
@@ -26,14 +27,21 @@ class Collection:
 
     Attributes
     ----------
-    path : Path
+    path : Path or Url
         Folder of the version.
     manifest : dict
         Run id, date, bands, accounting, and every file with rows, bytes and SHA-256.
     """
 
-    path: Path
+    path: Place
     manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the version, which must be on this machine: what adds to it links to its files."""
+        if isinstance(self.path, Url):
+            raise StoreError(f"{self.path}: lies on a server; this works on a store on this machine")
+        return self.path
 
     @property
     def has_positions(self) -> bool:
@@ -107,16 +115,21 @@ class Collection:
         return f"<Collection {self.manifest['survey']} version {self.path.name}: {held} from {files} files>"
 
 
-def open_collection(path: str | Path) -> Collection:
-    """Open the current version of a store, or one version's folder; only its manifest is read.
+def open_collection(path: str | Place) -> Collection:
+    """Open the current version of a store, here or at a URL, or one version's folder; only its manifest is read.
 
     Raises
     ------
     StoreError
         If there is no committed version.
     """
-    path = Path(path).absolute()
-    folder = (path / "current").resolve() if (path / "current").is_symlink() else path
+    path = place(path)
+    if isinstance(path, Url):
+        folder: Place = path
+        with suppress(MissingInputError):
+            folder = path / "versions" / (path / "current").read_text()
+    else:
+        folder = (path / "current").resolve() if (path / "current").is_symlink() else path
     if not (folder / "manifest.json").is_file():
         raise StoreError(f"{path}: no committed version here; run: scalable run survey.yaml --into {path}")
     return Collection(folder, read_json(folder / "manifest.json"))

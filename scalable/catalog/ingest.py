@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,11 +32,13 @@ from scalable.catalog.ingest_reduce import (
 )
 from scalable.catalog.ingest_reference import index_reference, reference_sources
 from scalable.catalog.ingest_rows import commit_rows, map_rows
+from scalable.catalog.published import published_store
 from scalable.cluster import run_tasks
 from scalable.errors import InputError, ScalableError, StoreError
 from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source
+from scalable.io.remote import Place, place, states
 from scalable.io.rules import stored_schema
 from scalable.io.runs import read_json, write_json
 from scalable.schema import Schema
@@ -55,14 +57,25 @@ Record = TypeVar("Record", bound=TaskRecord)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What there is to read, before any table is opened; ``run_id`` is the digest of it and of the survey's rules."""
+    """What there is to read, before any table is opened; ``run_id`` is the digest of it and of the survey's rules.
+
+    ``sizes`` are the bytes of the files that are there, by path.
+    """
 
     observations: pa.Table
     sources: tuple[Source, ...]
+    sizes: Mapping[str, int]
     run_id: str
 
 
-def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: Progress | None = None) -> Collection:
+def ingest(
+    survey: Survey,
+    *,
+    into: str | Place,
+    resume: bool = True,
+    progress: Progress | None = None,
+    work: str | Path | None = None,
+) -> Collection:
     """Bring a survey's tables into a store; computes, on the Dask scheduler in use.
 
     Each file is read once. Rows are placed by their object's position (that of its reference, or else the mean of its
@@ -75,11 +88,13 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     survey : Survey
         From `open_survey`.
     into : str or Path
-        The store; made if absent.
+        The store; made if absent. At a URL such as ``s3://bucket/store``, the version is built on this machine and then sent.
     resume : bool
         Take up finished tasks of an earlier, interrupted run on the same input.
     progress : callable, optional
         Called as tasks finish.
+    work : str or Path, optional
+        Where versions for a URL are built; by default in the user's cache. All workers must see it.
 
     Returns
     -------
@@ -89,20 +104,32 @@ def ingest(survey: Survey, *, into: str | Path, resume: bool = True, progress: P
     Raises
     ------
     StoreError
-        If the store cannot be written, or another ingest into it is running.
+        If the store cannot be written, or another ingest into it is running or, at a URL, was faster.
     InputError
         If no file at all could be used.
     """
-    store = Path(into).absolute()
+    store = place(into)
     inputs = find_inputs(survey, store)
+    if isinstance(store, Path):
+        return _ingest(survey, inputs, store, resume, progress or silent)
+    target = published_store(store, work)
+    current = target.current
+    if resume and current and current.manifest["run_id"] == inputs.run_id:
+        return current
+    built = _ingest(survey, inputs, target.stage, resume, progress or silent)
+    return target.commit(built.folder, progress or silent)
+
+
+def _ingest(survey: Survey, inputs: Inputs, store: Path, resume: bool, progress: Progress) -> Collection:
+    """Make a version in a store on this machine, unless the newest one is of this very input."""
     with locked(store):
         work = store / "work" / inputs.run_id[:16]
         done = find_version(store, inputs.run_id) if resume else None
         sweep(store, keep=work if resume and not done else None)
-        return done or _run(survey, inputs, store, work, progress or silent)
+        return done or _run(survey, inputs, store, work, progress)
 
 
-def find_inputs(survey: Survey, store: Path | None = None) -> Inputs:
+def find_inputs(survey: Survey, store: Place | None = None) -> Inputs:
     """Read the observation index and the sizes and times of the files; headers only where keys of observations stand there.
 
     Raises
@@ -112,19 +139,18 @@ def find_inputs(survey: Survey, store: Path | None = None) -> Inputs:
     """
     observations = read_observations(survey)
     found = tuple(sources(survey, observations))
-    if inside := [source.name for source in found if store and Path(source.path).is_relative_to(store)]:
+    if inside := [source.name for source in found if store and source.path.startswith(f"{store}/")]:
         raise InputError(f"{inside[0]} lies in the store {store}: narrow files.glob, or put the store elsewhere (--into)")
-    state = [survey.digest]
-    for source in (*found, *reference_sources(survey)):
-        stat = Path(source.path).stat() if Path(source.path).exists() else None
-        state.append(f"{source} {stat and (stat.st_size, stat.st_mtime_ns)}")
-    return Inputs(observations, found, hashlib.sha256("\n".join(state).encode()).hexdigest())
+    every = (*found, *reference_sources(survey))
+    there = states([source.path for source in every])
+    state = [survey.digest, *(f"{source} {there.get(source.path)}" for source in every)]
+    sizes = {path: size for path, (size, _) in there.items()}
+    return Inputs(observations, found, sizes, hashlib.sha256("\n".join(state).encode()).hexdigest())
 
 
 def input_bytes(survey: Survey) -> int:
     """Return the size of all catalogue files that are there."""
-    paths = [Path(source.path) for source in find_inputs(survey).sources]
-    return sum(path.stat().st_size for path in paths if path.exists())
+    return sum(find_inputs(survey).sizes.values())
 
 
 def reference_schema(survey: Survey, candidates: Sequence[Source]) -> Schema:
@@ -151,7 +177,7 @@ def reference_schema(survey: Survey, candidates: Sequence[Source]) -> Schema:
 def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Progress) -> Collection:
     """Run the stages in order; without positions there is nothing to plan and to reduce."""
     ranks = canonical_ranks(inputs.observations)
-    batches = list(make_batches(list(inputs.sources), ranks.tolist(), batch_bytes=BATCH_BYTES))
+    batches = list(make_batches(inputs.sources, ranks.tolist(), inputs.sizes, batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches)
     settings = Settings(
         survey, reference_schema(survey, inputs.sources), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES))

@@ -55,7 +55,7 @@ class Base:
     @property
     def path(self) -> Path:
         """Folder of the version."""
-        return self.collection.path
+        return self.collection.folder
 
     @property
     def owners(self) -> NDArray[np.int64]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from scalable.catalog.grouping import claimed_by_reference, row_keys
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
+from scalable.io.remote import local_copy
 from scalable.io.rules import WORK_PREFIX, apply_rules, column_of_floats, factor, stored_schema
 from scalable.io.runs import flat, read_json, take_rows, write_arrow, write_json
 from scalable.kernels.partition import boundaries, boxes, bucket_of, unit_vectors
@@ -227,16 +228,18 @@ def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator
     reader = reader_for(survey.files.format)
     # Before the first byte is read: what changes later is seen to have changed.
     entry.modified_ns = modified_ns(source)
-    info = reader.describe(source)
-    found = stored_schema(info.schema, survey.columns, path=source.path)
-    _same_columns(found, settings.schema, source)
-    digest = hashlib.sha256()
-    for block in reader.scan(source, columns=info.schema.names, block_bytes=BLOCK_BYTES, digest=digest):
-        yield apply_rules(block, found, survey.columns).select(settings.schema.names)
-        entry.rows += block.num_rows
-    entry.sha256 = digest.hexdigest()
-    entry.header_digest = info.header_digest
-    entry.size_bytes = Path(source.path).stat().st_size
+    with local_copy(source.path, Path(settings.work) / "fetched") as path:
+        here = replace(source, path=path)
+        info = reader.describe(here)
+        found = stored_schema(info.schema, survey.columns, path=source.path)
+        _same_columns(found, settings.schema, source)
+        digest = hashlib.sha256()
+        for block in reader.scan(here, columns=info.schema.names, block_bytes=BLOCK_BYTES, digest=digest):
+            yield apply_rules(block, found, survey.columns).select(settings.schema.names)
+            entry.rows += block.num_rows
+        entry.sha256 = digest.hexdigest()
+        entry.header_digest = info.header_digest
+        entry.size_bytes = Path(path).stat().st_size
 
 
 def set_aside(source: Source, error: Exception, survey: Survey) -> FileRecord:
@@ -367,13 +370,14 @@ def _empty(schema: Schema) -> pa.Table:
     return pa.schema([*work, *schema.to_arrow()]).empty_table()
 
 
-def make_batches(sources: list[Source], ranks: list[int], *, batch_bytes: int) -> Iterator[Batch]:
-    """Bundle neighbouring files up to ``batch_bytes``: one task per file would drown in overhead."""
+def make_batches(
+    sources: Sequence[Source], ranks: Sequence[int], sizes: Mapping[str, int], *, batch_bytes: int
+) -> Iterator[Batch]:
+    """Bundle neighbouring files, of ``sizes`` by path, up to ``batch_bytes``: one task per file would drown in overhead."""
     waiting: list[tuple[Source, int]] = []
     size = 0
     for source, rank in zip(sources, ranks, strict=True):
-        path = Path(source.path)
-        bytes_here = path.stat().st_size if path.exists() else 0
+        bytes_here = sizes.get(source.path, 0)
         if waiting and size + bytes_here > batch_bytes:
             yield _batch(waiting, size)
             waiting, size = [], 0

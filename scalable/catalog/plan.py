@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,11 @@ from scalable.catalog.ingest_forecast import runs_bytes, version_bytes, worker_m
 from scalable.catalog.ingest_map import CELL_ORDER, make_batches, positions
 from scalable.catalog.ingest_plan import Counts, bundle, cut_sky, deepest_order, row_limit
 from scalable.catalog.ingest_reduce import detections_schema
+from scalable.catalog.published import stage_folder
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
+from scalable.io.remote import Place, Url, place
 from scalable.io.rules import apply_rules, stored_schema
 from scalable.schema import Schema
 from scalable.sky.healpix import to_pixels
@@ -92,7 +93,7 @@ class _Table:
 
 
 def plan_ingest(
-    survey: Survey, *, into: str | Path, workers: int | None = None, on_file: Callable[[int, int], None] | None = None
+    survey: Survey, *, into: str | Place, workers: int | None = None, on_file: Callable[[int, int], None] | None = None
 ) -> Forecast:
     """Predict what `ingest` would do; reads headers and the first positions of a few files, writes nothing.
 
@@ -116,7 +117,7 @@ def plan_ingest(
         If no file can be used, or no row of the sample has a position.
     """
     inputs = find_inputs(survey)
-    sizes = {source: Path(source.path).stat().st_size for source in inputs.sources if Path(source.path).is_file()}
+    sizes = {source: inputs.sizes[source.path] for source in inputs.sources if source.path in inputs.sizes}
     exact = survey.files.format in ROWS_IN_HEADER
     if exact:
         tables, schema, reasons = _headers(survey, inputs.sources, on_file or (lambda done, total: None))
@@ -126,13 +127,14 @@ def plan_ingest(
     sample = list(_sample(survey, tables, reasons))
     pixels = _tiling(sample, rows, survey.store, limit=row_limit(survey.store, schema))
     row_bytes = detections_schema(schema).row_bytes
-    batches = list(make_batches(list(inputs.sources), canonical_ranks(inputs.observations).tolist(), batch_bytes=BATCH_BYTES))
+    ranks = canonical_ranks(inputs.observations).tolist()
+    batches = list(make_batches(inputs.sources, ranks, inputs.sizes, batch_bytes=BATCH_BYTES))
     worker = worker_memory_bytes(
         batch_bytes=max(BATCH_BYTES, *(batch.size_bytes for batch in batches)),
         leaf_bytes=int(max(n for _, n in pixels) * row_bytes),
     )
     workers = workers or CPU_COUNT
-    memory, disk = min(psutil.virtual_memory().available, MEMORY_LIMIT), _free_disk(Path(into).absolute())
+    memory, disk = min(psutil.virtual_memory().available, MEMORY_LIMIT), _free_disk(place(into))
     runs, version = runs_bytes(schema, rows, len(pixels)), version_bytes(schema, rows, len(pixels))
     warnings = [f"{len(reasons)} files will be set aside; the first: {reasons[0]}"] if reasons else []
     if runs + version > disk:
@@ -244,8 +246,10 @@ def _sum(cells: NDArray[np.int64], weights: NDArray[Any]) -> Counts:
     return Counts(distinct, np.maximum(1, np.rint(np.bincount(where, weights=weights))).astype(np.int64))
 
 
-def _free_disk(store: Path) -> int:
-    """Return the free bytes of the file system that the store lies on, or would."""
+def _free_disk(store: Place) -> int:
+    """Return the free bytes of the file system that the store lies on, or would; of one at a URL, where it is built."""
+    if isinstance(store, Url):
+        store = stage_folder(store)
     return shutil.disk_usage(next(path for path in (store, *store.parents) if path.exists())).free
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 
 from scalable.io.layout import LeafInfo
 from scalable.io.parquet import read_leaf
+from scalable.io.remote import place
 
 
 class Step(Protocol):
@@ -83,7 +83,7 @@ class LeafLoader:
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         """Read one Parquet leaf."""
-        return read_leaf(Path(self.root) / leaf.path, columns)
+        return read_leaf(place(self.root) / leaf.path, columns)
 
 
 @dataclass(frozen=True)

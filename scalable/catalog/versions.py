@@ -11,6 +11,7 @@ from pathlib import Path
 from scalable.catalog.collection import locked, remove_renamed, version_folders
 from scalable.errors import StoreError
 from scalable.io.atomic import sync
+from scalable.io.remote import local_place
 from scalable.io.runs import read_json
 
 
@@ -63,7 +64,7 @@ def list_versions(store: str | Path) -> list[Version]:
     StoreError
         If there is no version.
     """
-    store = Path(store).absolute()
+    store = local_place(store)
     versions = []
     seen: set[tuple[int, int]] = set()
     for path in reversed(_folders(store)):
@@ -100,7 +101,7 @@ def expire_versions(store: str | Path, *, keep: int = 1, dry_run: bool = False) 
     """
     if keep < 1:
         raise StoreError(f"keep is {keep}; at least 1 version stays")
-    store = Path(store).absolute()
+    store = local_place(store)
     if dry_run:
         return _measure(_expired(store, keep))
     _folders(store)  # The lock would make a store where there is none.

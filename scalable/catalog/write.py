@@ -19,6 +19,7 @@ from scalable.errors import ColumnError, StoreError
 from scalable.io.atomic import publish
 from scalable.io.layout import HEALPIX_COLUMN, LeafInfo, finish_catalog
 from scalable.io.parquet import Leaf, known_leaf, write_leaf
+from scalable.io.remote import local_place
 from scalable.io.runs import read_json, write_json
 
 RECIPE_FILE = "recipe.json"
@@ -47,7 +48,7 @@ def write_catalog(
     Catalog
         The catalogue, opened from disk.
     """
-    path = Path(path).absolute()
+    path = local_place(path)
     if path.exists():
         raise StoreError(f"{path}: exists already; choose another folder or remove it")
     if not catalog.leaves:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scalable.errors import StoreError
-from scalable.io.layout import META_KEY, Layout, LeafInfo
+from scalable.io.layout import META_KEY, Layout, LeafInfo, read_footers
 from scalable.io.parquet import Leaf, write_common_metadata, write_footers
+from scalable.io.remote import Place
 from scalable.schema import Schema
 
 
@@ -20,12 +20,12 @@ def finish_blocks(folder: Path, blocks: Sequence[Leaf], *, schema: pa.Schema) ->
     write_footers([block.footer for block in blocks], folder / "_metadata")
 
 
-def holds_blocks(folder: Path) -> bool:
+def holds_blocks(folder: Place) -> bool:
     """Return whether a folder is a table of blocks; a HATS catalogue has its metadata one level below."""
     return (folder / "_metadata").is_file()
 
 
-def read_blocks(folder: Path) -> Layout:
+def read_blocks(folder: Place) -> Layout:
     """Read what a table of blocks says about itself; no block is opened.
 
     Raises
@@ -34,8 +34,7 @@ def read_blocks(folder: Path) -> Layout:
         If its metadata cannot be read.
     """
     try:
-        schema = pq.read_schema(folder / "_common_metadata")
-        metadata = pq.read_metadata(folder / "_metadata")
+        schema, metadata = read_footers(folder)
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{folder}: metadata of the table cannot be read ({error})") from error
     rows: dict[str, int] = {}

@@ -5,18 +5,24 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import pyarrow as pa
 
 from scalable.errors import InputError, SurveyError, nearest
 from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
 from scalable.io.hdf5_table import Hdf5Table
 from scalable.io.parquet_table import ParquetTable
-from scalable.io.reader import TableReader
+from scalable.io.reader import Hash, Source, TableInfo, TableReader
 from scalable.io.regular import open_regular
+from scalable.io.remote import local_copy, local_head
 from scalable.io.votable import VOTable
+from scalable.survey import is_remote
 
 _READERS: dict[str, Callable[[], TableReader]] = {
     "fits": FitsTable,
@@ -29,10 +35,35 @@ _READERS: dict[str, Callable[[], TableReader]] = {
 }
 
 
-def reader_for(name: str) -> TableReader:
+@dataclass(frozen=True)
+class AnyPlace:
+    """Reads tables of one format from this machine and, each by a temporary copy, from servers (`TableReader`)."""
+
+    reader: TableReader
+    headers_first: bool = False
+    """Whether headers lie before the data; then only the begin of an object on a server is fetched for them."""
+
+    def describe(self, source: Source) -> TableInfo:
+        """Read headers only; of an object on a server that is all of it, unless they stand near its begin."""
+        if self.headers_first and is_remote(source.path):
+            # Zeros are in no header: where the begin is not enough, the reader says so.
+            with suppress(InputError), local_head(source.path) as here:
+                return self.reader.describe(replace(source, path=here))
+        with local_copy(source.path) as here:
+            return self.reader.describe(replace(source, path=here))
+
+    def scan(
+        self, source: Source, *, columns: Sequence[str] | None = None, block_bytes: int = 1 << 26, digest: Hash | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield the rows in file order, as the reader of the format does."""
+        with local_copy(source.path) as here:
+            yield from self.reader.scan(replace(source, path=here), columns=columns, block_bytes=block_bytes, digest=digest)
+
+
+def reader_for(name: str) -> AnyPlace:
     """Return a reader for the format that ``files.format`` names."""
     try:
-        return _READERS[name]()
+        return AnyPlace(_READERS[name](), headers_first=name == "fits")
     except KeyError:
         raise SurveyError(f"files.format: {name!r} is no format we read; {nearest(name, _READERS)}") from None
 

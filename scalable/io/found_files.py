@@ -16,7 +16,8 @@ import pyarrow as pa
 from scalable.errors import InputError, MissingInputError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
-from scalable.survey import Survey
+from scalable.io.remote import find_files
+from scalable.survey import Survey, is_remote
 
 _SHOWN = 10
 _TYPES = {"field": pa.string(), "band": pa.string(), "mjd": pa.float64(), "exposure_s": pa.float64(), "airmass": pa.float64()}
@@ -57,13 +58,16 @@ def find_observations(survey: Survey) -> pa.Table:
 def _find(survey: Survey) -> list[str]:
     """Return the paths below root of all files that fit the glob, sorted, hidden ones left out as a shell does."""
     root = survey.input_root
-    if not root.is_dir():
+    if is_remote(survey.root):
+        found = find_files(survey.root, survey.files.glob)
+    elif root.is_dir():
+        # Folders are not entered through links, so that none leads round in a circle.
+        found = [path.relative_to(root).as_posix() for path in root.glob(survey.files.glob) if not path.is_dir()]
+    else:
         raise MissingInputError(f"{root}: the survey's root is no folder that is there; set root")
-    # Folders are not entered through links, so that none leads round in a circle.
-    found = [path.relative_to(root).as_posix() for path in root.glob(survey.files.glob) if not path.is_dir()]
     paths = sorted(path for path in found if not any(part.startswith(".") for part in PurePosixPath(path).parts))
     if not paths:
-        raise InputError(f"files.glob: {survey.files.glob!r} finds no file below {root}; correct the glob or root")
+        raise InputError(f"files.glob: {survey.files.glob!r} finds no file below {survey.root}; correct the glob or root")
     for path in paths:
         survey.confined(path)
     return paths
@@ -97,7 +101,7 @@ def _in_header(path: str, survey: Survey) -> dict[str, object]:
     given = survey.observations.given()
     keywords: dict[str, object] = {}
     if any(key.keyword for key in given.values()):
-        source = Source(str(survey.confined(path)), hdu=survey.files.hdu, name=path)
+        source = Source(survey.confined(path), hdu=survey.files.hdu, name=path)
         keywords = reader_for(survey.files.format).describe(source).keywords
     return {name: keywords.get(key.keyword) if key.keyword else key.value for name, key in given.items()}
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from scalable.errors import StoreError
 from scalable.io.atomic import write_text
 from scalable.io.parquet import Leaf, write_common_metadata, write_footers
+from scalable.io.remote import Place, opened
 from scalable.schema import Schema
 from scalable.sky.pixel import MAX_ORDER, Pixel
 
@@ -46,7 +47,7 @@ class LeafInfo:
 class Layout:
     """What a HATS catalogue folder says about itself; leaves in order along the sky."""
 
-    path: Path
+    path: Place
     name: str
     properties: Mapping[str, str]
     schema: pa.Schema
@@ -154,7 +155,7 @@ def _write(path: Path, properties: Mapping[str, str]) -> None:
     write_text(path, "".join(f"{key}={value}\n" for key, value in properties.items()))
 
 
-def read_properties(path: Path) -> dict[str, str]:
+def read_properties(path: Place) -> dict[str, str]:
     """Read a Java-style properties file of plain ``key = value`` lines."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -164,7 +165,7 @@ def read_properties(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def read_layout(path: Path) -> Layout:
+def read_layout(path: Place) -> Layout:
     """Read what a HATS catalogue or collection says about itself; no leaf is opened.
 
     Raises
@@ -177,8 +178,7 @@ def read_layout(path: Path) -> Layout:
         path = path / _property(read_properties(collection), "hats_primary_table_url", collection)
     properties = read_properties(path / "hats.properties")
     try:
-        schema = pq.read_schema(path / "dataset" / "_common_metadata")
-        metadata = pq.read_metadata(path / "dataset" / "_metadata")
+        schema, metadata = read_footers(path / "dataset")
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: metadata of the catalogue cannot be read ({error})") from error
     rows: dict[Pixel, int] = {}
@@ -187,8 +187,8 @@ def read_layout(path: Path) -> Layout:
         pixel = Pixel.from_hats_path(group.column(0).file_path)
         rows[pixel] = rows.get(pixel, 0) + group.num_rows
     try:
-        with (path / "partition_info.csv").open(newline="") as file:
-            listed = {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(file)}
+        lines = (path / "partition_info.csv").read_text(encoding="utf-8").splitlines()
+        listed = {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(lines)}
     except (OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path}: partition_info.csv cannot be read ({error!r})") from error
     if listed != set(rows):
@@ -200,7 +200,15 @@ def read_layout(path: Path) -> Layout:
     return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves)
 
 
-def _property(properties: Mapping[str, str], key: str, path: Path) -> str:
+def read_footers(dataset: Place) -> tuple[pa.Schema, pq.FileMetaData]:
+    """Read the schema of a dataset, and the row groups of all its leaves."""
+    with opened(dataset / "_common_metadata") as file:
+        schema = pq.read_schema(file)
+    with opened(dataset / "_metadata") as file:
+        return schema, pq.read_metadata(file)
+
+
+def _property(properties: Mapping[str, str], key: str, path: Place) -> str:
     if key not in properties:
         raise StoreError(f"{path}: does not say {key}; is this a HATS catalogue?")
     return properties[key]

@@ -11,6 +11,7 @@ import pyarrow.csv
 from scalable.errors import ColumnError, InputError, MissingInputError, SurveyError, nearest
 from scalable.io.found_files import find_observations
 from scalable.io.reader import Source
+from scalable.io.remote import local_copy
 from scalable.survey import Survey
 
 _ADDED = ("epoch", "path")  # what this reader adds
@@ -52,7 +53,8 @@ def _read_index(survey: Survey) -> pa.Table:
     rule = survey.observations
     path = survey.confined(rule.index)
     try:
-        index = pyarrow.csv.read_csv(path)
+        with local_copy(path) as here:
+            index = pyarrow.csv.read_csv(here)
     except FileNotFoundError:
         raise MissingInputError(f"{path}: the observation index is not there; set observations.index or root") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -60,7 +62,7 @@ def _read_index(survey: Survey) -> pa.Table:
     columns: dict[str, pa.ChunkedArray] = {}
     names = _column_names(survey)
     for key, source in names.items():
-        columns["observation_id" if key == "id" else key] = _column(index, source, path=str(path), key=key)
+        columns["observation_id" if key == "id" else key] = _column(index, source, path=path, key=key)
     for name, dtype in (("band", pa.string()), ("mjd", pa.float64())):
         columns.setdefault(name, pa.chunked_array([pa.nulls(index.num_rows, dtype)]))
     for name in index.column_names:
@@ -81,7 +83,7 @@ def _read_index(survey: Survey) -> pa.Table:
     bands = [survey.observations.bands_as.get(band, band) for band in table["band"].cast(pa.string()).to_pylist()]
     table = table.set_column(table.column_names.index("band"), "band", pa.array(bands, pa.string()))
     table = table.sort_by("observation_id")
-    _check(table, survey, path=str(path))
+    _check(table, survey, path=path)
     return table
 
 
@@ -94,7 +96,7 @@ def sources(survey: Survey, observations: pa.Table) -> list[Source]:
     """Return one source per observation, in order of observation id."""
     return [
         Source(
-            path=str(survey.confined(row["path"])),
+            path=survey.confined(row["path"]),
             name=row["path"],
             hdu=survey.files.hdu,
             table=survey.files.table,

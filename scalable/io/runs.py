@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scalable.errors import StoreError
 from scalable.io.atomic import aside, write_text
+from scalable.io.remote import Place
 
 
 def write_arrow(table: pa.Table, path: Path) -> None:
@@ -73,7 +74,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """Read a JSON file of our own."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -108,7 +109,9 @@ def _accounting_bar(theme: Theme, count: tuple[int, int, int, int, int]) -> Figu
 
 def _versions(collection: Collection) -> Section:
     """List the versions of the store as `scalable log` does."""
-    versions = list_versions(collection.path.parents[1])
+    store = collection.path.parents[1]
+    # At a URL no folder is listed.
+    versions = list_versions(store) if isinstance(store, Path) else []
     columns = {
         "version": [f"{version.number:04d}{' (current)' if version.current else ''}" for version in versions],
         "date (UTC)": [version.date[:16].replace("T", " ") for version in versions],
@@ -130,8 +133,7 @@ def _problems(collection: Collection, findings: Sequence[Finding]) -> list[Secti
         text = "What contradicts itself in the input, each kind once, and the line of the survey file that settles it."
         sections.append(Section("Contradictions", text, table=pa.table(columns)))
     if collection.accounting["quarantined"]:
-        with (collection.path / "quarantine.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO((collection.path / "quarantine.csv").read_text(encoding="utf-8"), newline="")))
         table = pa.table({name: [row[name] for row in rows] for name in ("path", "reason")})
         text = "Files that were set aside, and why; all others are in."
         sections.append(Section("Files set aside", text, table=table, max_rows=LISTED))

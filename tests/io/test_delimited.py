@@ -397,7 +397,9 @@ def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_formats_are_found_by_name() -> None:
-    assert [reader_for(kind) for kind in ("csv", "text", "ecsv")] == [DelimitedTable(kind) for kind in ("csv", "text", "ecsv")]
+    assert [reader_for(kind).reader for kind in ("csv", "text", "ecsv")] == [
+        DelimitedTable(kind) for kind in ("csv", "text", "ecsv")
+    ]
 
 
 def test_a_row_without_end_is_refused_before_all_of_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

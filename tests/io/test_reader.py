@@ -116,7 +116,7 @@ def test_a_source_is_a_value_that_travels_cheaply() -> None:
 
 
 def test_formats_are_found_by_name() -> None:
-    assert isinstance(reader_for("fits"), FitsTable)
+    assert isinstance(reader_for("fits").reader, FitsTable)
     with pytest.raises(SurveyError, match=r"files.format: 'fitz' is no format we read; did you mean 'fits'\? choices: fits"):
         reader_for("fitz")
 

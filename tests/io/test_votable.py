@@ -444,7 +444,7 @@ def test_compressed_documents_are_read_and_bombs_are_not(tmp_path: Path) -> None
 
 
 def test_a_missing_file_a_missing_column_and_the_format_are_named(tmp_path: Path) -> None:
-    assert isinstance(reader_for("votable"), VOTable)
+    assert isinstance(reader_for("votable").reader, VOTable)
     with pytest.raises(MissingInputError, match="none.xml: no such file"):
         READER.describe(Source(str(tmp_path / "none.xml")))
     path = put(tmp_path / "a.xml", document(field("ra", "double"), rows(("1",))))
