@@ -245,6 +245,17 @@ def test_the_tables_hold_what_makes_them_worth_a_test(data: Path) -> None:
     assert [int(np.isnan(cell).sum()) for cell in gaia["bp_flux"].cells] == [4, 1, 1]
 
 
+def test_every_cell_of_the_eighteen_fields_comes_back(vvv: Collection, data: Path) -> None:
+    table = vvv.detections.compute().sort_by([("observation_id", "ascending"), ("source_row", "ascending")])
+    files = vvv.observations.sort_by("observation_id")["path"].to_pylist()
+    assert len(files) == 18
+    for number, path in enumerate(files):
+        own = table.slice(number * 10_000, 10_000)
+        assert own["source_row"].to_pylist() == list(range(10_000))
+        for name, known in by_astropy(data / "vvv" / path).items():
+            check_cells(own[name], known)
+
+
 # Light curves and simulated galaxies ----------------------------------------------------------------------------------------
 
 
