@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -147,14 +148,20 @@ _KNOWN_UNITS = {"RADIANS": "rad", "DEGREES": "deg", "NUMBER": "", "PIXELS": "pix
 _STANDARDS = ("vounit", "fits", "cds")
 
 
+_QUOTED = re.compile(r"'([A-Za-z]+)'")
+"""How VOUnit spells a name that it does not know; astropy may know it, and reads the quotes only until it met the bare name."""
+
+
 def is_local_spelling(text: str) -> bool:
     """Return whether ``text`` is a unit that we read although no standard spells it so."""
-    return _read(text.strip(), _STANDARDS) is None and parse_unit(text) is not None
+    spellings = (_QUOTED.sub(r"\1", text.strip()), text.strip())
+    return not any(_read(spelled, _STANDARDS) for spelled in spellings) and parse_unit(text) is not None
 
 
 def parse_unit(text: str) -> u.UnitBase | None:
     """Return the astropy unit that ``text`` means, or None if neither a standard nor astropy reads it."""
-    return _read(_KNOWN_UNITS.get(text.strip().upper(), text.strip()), (*_STANDARDS, None))
+    spelled, formats = _KNOWN_UNITS.get(text.strip().upper(), text.strip()), (*_STANDARDS, None)
+    return _read(_QUOTED.sub(r"\1", spelled), formats) or _read(spelled, formats)
 
 
 @lru_cache(maxsize=4096)  # A text that no standard reads takes astropy milliseconds, and every file repeats it.

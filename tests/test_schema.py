@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scalable.errors import ColumnError
-from scalable.schema import ROLES, Column, Schema, State, is_local_spelling, parse_unit, standard_unit
+from scalable.schema import ROLES, Column, Schema, State, _read, is_local_spelling, parse_unit, standard_unit
 
 TYPES = [pa.int64(), pa.float32(), pa.string(), pa.bool_(), pa.list_(pa.float64()), pa.list_(pa.int16(), 3)]
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -110,13 +110,22 @@ def test_standard_units_are_vounits_and_unknown_ones_none() -> None:
     assert parse_unit("radianz") is standard_unit("radianz") is None
 
 
-def test_the_spelling_of_a_unit_does_not_depend_on_what_astropy_met_before() -> None:
-    first = standard_unit("nanomaggy^-2")
+@pytest.mark.parametrize(
+    ("text", "bare", "unit"), [("nanomaggy^-2", "nmgy", u.nmgy**-2), ("'electron'.s**-1", "electron", u.electron / u.s)]
+)
+def test_how_a_unit_is_read_does_not_depend_on_what_astropy_met_before(text: str, bare: str, unit: u.UnitBase) -> None:
+    first = standard_unit(text)
+    assert parse_unit(str(first)) == parse_unit(text) == unit
     # Such a text, in a VOTable, makes a custom unit known for the rest of the process.
-    u.Unit("nmgy", format="vounit", parse_strict="silent")
+    u.Unit(bare, format="vounit", parse_strict="silent")
     standard_unit.cache_clear()
-    assert standard_unit("nanomaggy^-2") == first
-    assert parse_unit(str(first)) == u.nmgy**-2
+    _read.cache_clear()
+    assert standard_unit(text) == first
+    assert parse_unit(str(first)) == parse_unit(text) == unit
+
+
+def test_a_quoted_name_that_astropy_does_not_know_is_a_unit_of_its_own() -> None:
+    assert standard_unit("'brightness'.s**-1") == "'brightness'.s**-1"
 
 
 def test_a_row_is_as_large_as_its_cells() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +170,7 @@ def votable_header(schema: Schema) -> bytes:
     table = TableElement(document)
     resource.tables.append(table)
     for column in schema:
-        datatype, sizes = _votable_type(column.dtype, column.shape)
+        datatype, sizes = _votable_type(column.dtype)
         # Only the last of several sizes may be open, and astropy knows no arrays of texts.
         open_size = "*" in sizes[:-1] or (datatype == "unicodeChar" and len(sizes) > 1)
         arraysize = "*" if open_size else "x".join(sizes) or None
@@ -187,13 +186,14 @@ def votable_header(schema: Schema) -> bytes:
     return sink.getvalue()
 
 
-def _votable_type(dtype: pa.DataType, shape: str = "") -> tuple[str, list[str]]:
-    """Return the VOTable type of a column, and the sizes of its arrays, the one that runs fastest first."""
+def _votable_type(dtype: pa.DataType) -> tuple[str, list[str]]:
+    """Return the VOTable type of a column, and the sizes of its arrays as they are stored, the one that runs fastest first.
+
+    Images are stored flat: astropy reads no table whose VOTable gives a column another shape than Parquet.
+    """
     if _is_list(dtype):
         datatype, sizes = _votable_type(dtype.value_type)
-        items, own = getattr(dtype, "list_size", "*"), shape.split(",")[::-1]
-        # The shape of one complex number is not that of its two parts.
-        return datatype, [*sizes, *(own if shape and math.prod(map(int, own)) == items else [str(items)])]
+        return datatype, [*sizes, str(getattr(dtype, "list_size", "*"))]
     if pa.types.is_string(dtype) or pa.types.is_large_string(dtype):
         return "unicodeChar", [TEXT_WIDTH]
     names = {

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
+from astropy.table import Table
+from test_check_real import desi, gaia
 
 from scalable.catalog.collection import Collection
+from scalable.catalog.ingest import ingest
 from scalable.catalog.search import cone_search, id_search
 from scalable.errors import StoreError
+from scalable.survey import Survey
+
+DESI, GAIA = "tables/zall-pix-iron_10rows.fits", "tables/gaia_epoch.ecsv"
 
 # Warnings inside these packages are theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -33,6 +40,20 @@ def test_lsdb_opens_a_member_and_its_searches_agree_with_ours(vvv: Collection, m
         mine = id_search(ours, ids).compute()
         assert sorted(found["object_id"]) == sorted(mine["object_id"].to_pylist())
         assert set(found["object_id"]) == set(ids)
+
+
+@pytest.mark.parametrize(("describe", "path", "name"), [(desi, DESI, "COEFF"), (gaia, GAIA, "bp_flux")])
+def test_lsdb_opens_detections_with_arrays(
+    data: Path, tmp_path: Path, describe: Callable[[Path, Path], Survey], path: str, name: str
+) -> None:
+    lsdb = pytest.importorskip("lsdb", reason="the extra `hats` is not installed")
+    with dask.config.set(scheduler="threads"):
+        found = ingest(describe(data, tmp_path), into=tmp_path / "store")
+        frame = lsdb.open_catalog(str(found.path / "detections")).compute().sort_values("source_row")
+    expected = Table.read(data / path)[name]
+    assert len(frame) == len(expected)
+    for cell, values in zip(frame[name], expected, strict=True):
+        np.testing.assert_array_equal(np.array(cell, dtype=float), values)
 
 
 def test_a_catalogue_hands_itself_to_lsdb_unless_something_is_pending(vvv: Collection) -> None:
