@@ -19,6 +19,7 @@ FAMILY = {
     errors.QueryError: ValueError,
     errors.StoreError: OSError,
     errors.AccountingError: AssertionError,
+    errors.ClusterError: RuntimeError,
     errors.ExtraMissingError: ImportError,
 }
 

@@ -56,6 +56,11 @@ class Batch:
     ranks: tuple[int, ...]
     size_bytes: int
 
+    def __str__(self) -> str:
+        """Name the files."""
+        names = [source.name for source in self.sources]
+        return f"{', '.join(names[:3])}{f' and {len(names) - 3} more files' if len(names) > 3 else ''} ({self.size_bytes} bytes)"
+
 
 @dataclass(frozen=True)
 class Settings:
