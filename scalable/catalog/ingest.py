@@ -249,7 +249,10 @@ def start(work: Path, run_id: str) -> str:
     if not path.exists():
         # The convention of reproducible builds, https://reproducible-builds.org/specs/source-date-epoch/
         epoch = os.environ.get("SOURCE_DATE_EPOCH")
-        now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+        try:
+            now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise InputError(f"SOURCE_DATE_EPOCH is {epoch!r}: whole seconds since 1970 are needed; unset it") from error
         write_json(path, {"run_id": run_id, "date": now.strftime("%Y-%m-%dT%H:%M:%SZ")})
     return str(read_json(path)["date"])
 

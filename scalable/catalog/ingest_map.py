@@ -123,11 +123,18 @@ def map_batch(batch: Batch, settings: Settings) -> MapRecord:
     for source, rank in zip(batch.sources, batch.ranks, strict=True):
         entry = FileRecord(source.observation_id, source.name)
         runs.begin_file()
-        try:
-            _read_file(source, rank, settings, entry, runs)
-        except (ScalableError, OSError) as error:
-            entry = set_aside(source, error, settings.survey)
-            runs.drop_file()
+        blocks = _read_file(source, rank, settings, entry)
+        while True:
+            try:
+                block = next(blocks, None)
+            except (ScalableError, OSError) as error:
+                entry = set_aside(source, error, settings.survey)
+                runs.drop_file()
+                break
+            if block is None:
+                break
+            # That a run cannot be written is no fault of the file, and ends the task.
+            runs.add(*block)
         record.files.append(entry)
     record.runs = runs.finish()
     record.rows = sum(run.rows for run in record.runs)
@@ -149,28 +156,33 @@ class _Runs:
         self._rejected: list[pa.Table] = []
         self._written: list[RunInfo] = []
         self._mark = (0, 0, 0)
+        self._bytes = self._bytes_before = 0
 
     def begin_file(self) -> None:
         """Remember where the next file begins."""
         self._mark = (len(self._rows), len(self._rejected), len(self._written))
+        self._bytes_before = self._bytes
 
     def drop_file(self) -> None:
         """Forget the rows of the file that began last."""
         rows, rejected, written = self._mark
         del self._rows[rows:], self._rejected[rejected:], self._written[written:]
+        self._bytes = self._bytes_before
 
     def add(self, rows: pa.Table, rejected: pa.Table) -> None:
         """Take the next rows of a file."""
         self._rows.append(rows)
         self._rejected.append(rejected)
-        if sum(table.nbytes for table in self._rows) + sum(table.nbytes for table in self._rejected) > RUN_BYTES:
+        self._bytes += rows.nbytes + rejected.nbytes
+        if self._bytes > RUN_BYTES:
             before, before_rejected, _ = self._mark
             if before or before_rejected:
                 tail, tail_rejected = self._rows[before:], self._rejected[before_rejected:]
                 self._rows, self._rejected = self._rows[:before], self._rejected[:before_rejected]
+                mine = self._bytes - self._bytes_before
                 self._write()
-                self._rows, self._rejected = tail, tail_rejected
-                self._mark = (0, 0, len(self._written))
+                self._rows, self._rejected, self._bytes = tail, tail_rejected, mine
+                self._mark, self._bytes_before = (0, 0, len(self._written)), 0
             else:
                 self._write()
 
@@ -188,6 +200,7 @@ class _Runs:
         self._written.append(write_run(folder, name, rows, self._settings.buckets))
         write_arrow(pa.concat_tables([REJECTED.empty_table(), *self._rejected]), folder / f"{name}.rejected.arrow")
         self._rejected = []
+        self._bytes = 0
 
 
 def write_run(folder: Path, name: str, rows: pa.Table, buckets: int) -> RunInfo:
@@ -207,12 +220,12 @@ def load_record(path: Path) -> MapRecord:
     return MapRecord(value["name"], files, value["rows"], runs)
 
 
-def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord, runs: _Runs) -> None:
-    """Read one file to the end, block by block."""
+def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield the rows of one file to keep and those to reject, block by block."""
     for table in scan_file(source, settings, entry):
         good, bad = _locate(table, source, rank, settings.survey, first_row=entry.rows)
-        runs.add(good, bad)
         entry.rejected += bad.num_rows
+        yield good, bad
 
 
 def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator[pa.Table]:
@@ -223,6 +236,7 @@ def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator
     if source.problem:
         raise InputError(source.problem)
     survey = settings.survey
+    before = _state(source.path)
     reader = reader_for(survey.files.format)
     info = reader.describe(source)
     found = stored_schema(info.schema, survey.columns, path=source.path)
@@ -231,9 +245,21 @@ def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator
     for block in reader.scan(source, columns=info.schema.names, block_bytes=BLOCK_BYTES, digest=digest):
         yield apply_rules(block, found, survey.columns).select(settings.schema.names)
         entry.rows += block.num_rows
+    after = _state(source.path)
+    if before is None or after != before:
+        raise InputError(f"{source.path}: was changed while it was read; run again when it is complete")
     entry.sha256 = digest.hexdigest()
     entry.header_digest = info.header_digest
-    entry.size_bytes = Path(source.path).stat().st_size
+    entry.size_bytes = before[0]
+
+
+def _state(path: str) -> tuple[int, int, int] | None:
+    """Return size, time of change and inode of a file: one that is written to or replaced keeps not all three."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def set_aside(source: Source, error: Exception, survey: Survey) -> FileRecord:

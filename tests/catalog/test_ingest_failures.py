@@ -701,7 +701,7 @@ def test_a_damaged_intermediate_file_is_named_and_following_the_advice_helps(
 ) -> None:
     survey, store = open_survey(cases["new"].survey), tmp_path / "store"
 
-    def stop(*_: Any) -> Any:
+    def stop(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -723,7 +723,7 @@ def test_an_unfinished_run_is_taken_up_and_finished_tasks_are_not_done_again(
     survey, store = open_survey(cases["new"].survey), tmp_path / "store"
     monkeypatch.setattr(stages, "BATCH_BYTES", 1)
 
-    def stop(*_: Any) -> Any:
+    def stop(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -742,9 +742,9 @@ def test_an_unfinished_run_is_taken_up_and_finished_tasks_are_not_done_again(
     seen: dict[Path, int] = {}
     real = stages.commit_version
 
-    def look(*arguments: Any) -> Any:
+    def look(*arguments: Any, **options: Any) -> Any:
         seen.update({path: path.stat().st_ino for path in before})
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(stages, "commit_version", look)
     found = ingest(survey, into=store)
@@ -758,7 +758,7 @@ def test_without_resume_an_unfinished_run_is_thrown_away(
 ) -> None:
     survey, store = open_survey(cases["new"].survey), tmp_path / "store"
 
-    def stop(*_: Any) -> Any:
+    def stop(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
