@@ -42,6 +42,8 @@ def connect(address: str | None = None, *, workers: int | None = None, threads_p
     """
     if address is not None:
         return Client(address, timeout="15s")
+    # After this time Dask drops the slot of a worker that died, if just then it is being started again after another death.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
     return Client(
         n_workers=workers,
         threads_per_worker=threads_per_worker,
