@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 import scalable
-from scalable.errors import ColumnError, QueryError, ScalableError, SurveyError, nearest
+from scalable.errors import ClusterError, ColumnError, QueryError, ScalableError, SurveyError, nearest
 
 FAULT, USAGE, QUARANTINED, INTERRUPTED = 1, 2, 3, 130
 
@@ -101,6 +102,8 @@ class Main(click.Group):
             # Not wrapped: a path in it is to be copied.
             message = str(error) if isinstance(error, (ScalableError, OSError)) else _fault(error)
             console.print(message, markup=False, soft_wrap=True)
+            if isinstance(error, ClusterError):
+                console.print(f"go on with: scalable {shlex.join(sys.argv[1:])}", markup=False, soft_wrap=True)
             sys.exit(USAGE if isinstance(error, (SurveyError, QueryError, ColumnError)) else FAULT)
 
 

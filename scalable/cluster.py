@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 import dask
 from dask.callbacks import Callback
-from distributed import Client, as_completed, get_client
+from distributed import Client, Future, KilledWorker, as_completed, get_client
+from distributed.client import ClosedClientError
+from distributed.comm import CommClosedError
+
+from scalable.errors import ClusterError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,6 +43,8 @@ def connect(address: str | None = None, *, workers: int | None = None, threads_p
     """
     if address is not None:
         return Client(address, timeout="15s")
+    # After this time Dask drops the slot of a worker that died, if just then it is being started again after another death.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
     return Client(
         n_workers=workers,
         threads_per_worker=threads_per_worker,
@@ -72,7 +81,7 @@ def run_tasks(
     items : sequence
         One task each: make them coarse.
     shared : Any
-        Further arguments, the same for all; scattered once to each worker of a cluster.
+        Further arguments, the same for all; sent once to each worker of a cluster.
     on_done : callable, optional
         Called with each result as it arrives.
 
@@ -80,18 +89,59 @@ def run_tasks(
     -------
     list
         Results, in the order of ``items``.
+
+    Raises
+    ------
+    ClusterError
+        If workers die again and again while they run one task, or the scheduler is lost.
     """
     client = current_client()
     if client is None:
         return _run_here(task, items, shared, on_done)
-    # Hashed by content, as is the default, two batches would share a key, and releasing the first would lose the second's.
-    arguments = client.scatter(list(shared), broadcast=True, hash=False) if shared else []
-    futures = [client.submit(task, item, *arguments, pure=False) for item in items]
-    for future in as_completed(futures):
-        result = future.result()
-        if on_done:
-            on_done(result)
-    return list(client.gather(futures))
+    item_of: dict[str, Item] = {}
+    futures: list[Future] = []
+    try:
+        # As results of tasks, and not scattered: what the last worker that has it takes along is made again.
+        arguments = [client.submit(_itself, value, pure=False) for value in shared]
+        # A copy on every worker only saves time; Dask's way to make them does not expect a worker to die meanwhile.
+        with contextlib.suppress(ValueError, KeyError, OSError):
+            client.replicate(arguments)
+        for item in items:
+            futures.append(client.submit(task, item, *arguments, pure=False))
+            item_of[futures[-1].key] = item
+        for future in as_completed(futures):
+            result = future.result()
+            if on_done:
+                on_done(result)
+        return list(client.gather(futures))
+    except KilledWorker as error:
+        client.cancel(futures)
+        raise ClusterError(_blame(error, task.__name__, item_of.get(error.task))) from error
+    except (CancelledError, ClosedClientError, CommClosedError) as error:
+        address = client.scheduler.address if client.scheduler else "the scheduler"
+        raise ClusterError(
+            f"{address}: the Dask scheduler is gone, or dropped our tasks ({error}); "
+            "run the same command again: finished tasks are not done again"
+        ) from error
+    except BaseException:
+        # Who held the result of a failed call in a traceback would hold its tasks too, and they would go on.
+        client.cancel(futures)
+        raise
+
+
+def _itself(value: Result) -> Result:
+    return value
+
+
+def _blame(error: KilledWorker, task: str, item: object) -> str:
+    """Return what to say about a task that no worker survived; Dask's own message names neither the input nor memory."""
+    limit = error.last_worker.memory_limit
+    return (
+        f"{error.allowed_failures + 1} workers died while they ran {task} of {textwrap.shorten(str(item), 500)}; the last was "
+        f"{error.last_worker.address}. The likely cause is memory: "
+        f"{f'it had {limit / 1e9:.1f} GB' if limit else 'it had no limit of its own'}; start fewer workers with more memory "
+        "each, or look at the workers' logs for another cause; then run the same command again: finished tasks are not done again"
+    )
 
 
 def _run_here(

@@ -52,6 +52,10 @@ class AccountingError(ScalableError, AssertionError):
     """Rows in and rows out do not balance: nothing is committed."""
 
 
+class ClusterError(ScalableError, RuntimeError):
+    """The cluster failed, not the task: workers died or the scheduler is gone; running again goes on."""
+
+
 class ExtraMissingError(ScalableError, ImportError):
     """An optional package is needed; the message gives the command that installs it."""
 

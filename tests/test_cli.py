@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from scalable import cli
 from scalable.cli import FAULT, QUARANTINED, USAGE, main
+from scalable.errors import ClusterError
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 
@@ -181,3 +182,16 @@ def test_help_explains_every_field_of_the_survey_file() -> None:
     assert "VOUnit" in scalable("help", "columns.Ra.unit").output
     assert "margin_arcsec" in scalable("help", "store").output
     assert "survey (required)" in scalable("help").output
+
+
+def test_after_the_cluster_failed_the_command_that_goes_on_is_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ClusterError("tcp://127.0.0.1:8786: the Dask scheduler is gone")
+
+    monkeypatch.setattr("scalable.pipeline.run", fail)
+    monkeypatch.setattr(sys, "argv", ["scalable", "run", "my survey.yaml", "--into", "out"])
+    found = scalable("run", folder / "survey.yaml", "--into", folder / "none", "--scheduler", "threads")
+    assert found.exit_code == FAULT
+    assert "8786: the Dask scheduler is gone" in found.output
+    assert "go on with: scalable run 'my survey.yaml' --into out" in found.output
+    assert "our fault" not in found.output

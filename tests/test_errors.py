@@ -20,6 +20,7 @@ FAMILY = {
     errors.StoreError: OSError,
     errors.AdditionError: OSError,
     errors.AccountingError: AssertionError,
+    errors.ClusterError: RuntimeError,
     errors.ExtraMissingError: ImportError,
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from scalable.catalog.collection import Collection, find_version, locked, open_collection, sweep
 from scalable.catalog.ingest import (
     BATCH_BYTES,
-    BUCKET_BYTES,
     Inputs,
     canonical_ranks,
     find_inputs,
@@ -44,6 +42,7 @@ from scalable.catalog.ingest_base import (
     stored_files,
 )
 from scalable.catalog.ingest_commit import Carried, Progress, Run, commit_version
+from scalable.catalog.ingest_forecast import bucket_count
 from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, TaskRecord, make_batches, map_batch, modified_ns
 from scalable.catalog.ingest_plan import count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import WIDE, Reduced, settle_wide
@@ -212,7 +211,8 @@ def _run(
     new_ranks = [rank_of[source.observation_id] for source in new]
     batches = list(make_batches(new, new_ranks, inputs.sizes, batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches) + before.accounting["input_bytes"]
-    settings = Settings(survey, stored_columns(before, survey), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES)))
+    schema = stored_columns(before, survey)
+    settings = Settings(survey, schema, str(work), buckets=bucket_count(schema, size))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
     reference = run_tasks(index_reference, reference_sources(survey), settings)
     if reference != before.manifest.get("reference_sha256", []):

@@ -58,6 +58,11 @@ class Batch:
     ranks: tuple[int, ...]
     size_bytes: int
 
+    def __str__(self) -> str:
+        """Name the files."""
+        names = [source.name for source in self.sources]
+        return f"{', '.join(names[:3])}{f' and {len(names) - 3} more files' if len(names) > 3 else ''} ({self.size_bytes} bytes)"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -121,11 +126,18 @@ def map_batch(batch: Batch, settings: Settings) -> MapRecord:
     for source, rank in zip(batch.sources, batch.ranks, strict=True):
         entry = FileRecord(source.observation_id, source.name)
         runs.begin_file()
-        try:
-            _read_file(source, rank, settings, entry, runs)
-        except (ScalableError, OSError) as error:
-            entry = set_aside(source, error, settings.survey)
-            runs.drop_file()
+        blocks = _read_file(source, rank, settings, entry)
+        while True:
+            try:
+                block = next(blocks, None)
+            except (ScalableError, OSError) as error:
+                entry = set_aside(source, error, settings.survey)
+                runs.drop_file()
+                break
+            if block is None:
+                break
+            # That a run cannot be written is no fault of the file, and ends the task.
+            runs.add(*block)
         record.files.append(entry)
     record.runs = runs.finish()
     record.rows = sum(run.rows for run in record.runs)
@@ -147,28 +159,33 @@ class _Runs:
         self._rejected: list[pa.Table] = []
         self._written: list[RunInfo] = []
         self._mark = (0, 0, 0)
+        self._bytes = self._bytes_before = 0
 
     def begin_file(self) -> None:
         """Remember where the next file begins."""
         self._mark = (len(self._rows), len(self._rejected), len(self._written))
+        self._bytes_before = self._bytes
 
     def drop_file(self) -> None:
         """Forget the rows of the file that began last."""
         rows, rejected, written = self._mark
         del self._rows[rows:], self._rejected[rejected:], self._written[written:]
+        self._bytes = self._bytes_before
 
     def add(self, rows: pa.Table, rejected: pa.Table) -> None:
         """Take the next rows of a file."""
         self._rows.append(rows)
         self._rejected.append(rejected)
-        if sum(table.nbytes for table in self._rows) + sum(table.nbytes for table in self._rejected) > RUN_BYTES:
+        self._bytes += rows.nbytes + rejected.nbytes
+        if self._bytes > RUN_BYTES:
             before, before_rejected, _ = self._mark
             if before or before_rejected:
                 tail, tail_rejected = self._rows[before:], self._rejected[before_rejected:]
                 self._rows, self._rejected = self._rows[:before], self._rejected[:before_rejected]
+                mine = self._bytes - self._bytes_before
                 self._write()
-                self._rows, self._rejected = tail, tail_rejected
-                self._mark = (0, 0, len(self._written))
+                self._rows, self._rejected, self._bytes = tail, tail_rejected, mine
+                self._mark, self._bytes_before = (0, 0, len(self._written)), 0
             else:
                 self._write()
 
@@ -186,6 +203,7 @@ class _Runs:
         self._written.append(write_run(folder, name, rows, self._settings))
         write_arrow(pa.concat_tables([REJECTED.empty_table(), *self._rejected]), folder / f"{name}.rejected.arrow")
         self._rejected = []
+        self._bytes = 0
 
 
 def write_run(folder: Path, name: str, rows: pa.Table, settings: Settings) -> RunInfo:
@@ -207,14 +225,14 @@ def load_record(path: Path) -> MapRecord:
     return MapRecord(value["name"], files, value["rows"], runs)
 
 
-def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord, runs: _Runs) -> None:
-    """Read one file to the end, block by block."""
+def _read_file(source: Source, rank: int, settings: Settings, entry: FileRecord) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield the rows of one file to keep and those to reject, block by block."""
     for table in scan_file(source, settings, entry):
         good, bad = _locate(table, source, rank, settings.survey, first_row=entry.rows)
         if settings.survey.grouping.by == "reference":
             good = claimed_by_reference(good, settings.survey.grouping, Path(settings.work))
-        runs.add(good, bad)
         entry.rejected += bad.num_rows
+        yield good, bad
 
 
 def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator[pa.Table]:
@@ -229,7 +247,7 @@ def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator
     # Before the first byte is read: what changes later is seen to have changed.
     entry.modified_ns = modified_ns(source)
     with local_copy(source.path, Path(settings.work) / "fetched") as path:
-        here = replace(source, path=path)
+        before, here = _state(path), replace(source, path=path)
         info = reader.describe(here)
         found = stored_schema(info.schema, survey.columns, path=source.path)
         _same_columns(found, settings.schema, source)
@@ -237,9 +255,20 @@ def scan_file(source: Source, settings: Settings, entry: FileRecord) -> Iterator
         for block in reader.scan(here, columns=info.schema.names, block_bytes=BLOCK_BYTES, digest=digest):
             yield apply_rules(block, found, survey.columns).select(settings.schema.names)
             entry.rows += block.num_rows
-        entry.sha256 = digest.hexdigest()
-        entry.header_digest = info.header_digest
-        entry.size_bytes = Path(path).stat().st_size
+        if before is None or _state(path) != before:
+            raise InputError(f"{source.path}: was changed while it was read; run again when it is complete")
+    entry.sha256 = digest.hexdigest()
+    entry.header_digest = info.header_digest
+    entry.size_bytes = before[0]
+
+
+def _state(path: str) -> tuple[int, int, int] | None:
+    """Return size, time of change and inode of a file: one that is written to or replaced keeps not all three."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def set_aside(source: Source, error: Exception, survey: Survey) -> FileRecord:
@@ -353,15 +382,13 @@ def degrees(table: pa.Table, name: str, source: Source) -> NDArray[np.float64]:
 def _boxes(rows: pa.Table, buckets: int) -> pa.Table:
     """Return the Cartesian box of every object in this run, sorted by bucket and id: what the spread check needs."""
     ids = flat(rows, "object_id")
-    by_id = np.argsort(ids)
-    offsets = boundaries(ids[by_id])
-    vectors = unit_vectors(flat(rows, "_work_ra")[by_id], flat(rows, "_work_dec")[by_id])
-    box = boxes(vectors, offsets)
-    ids = ids[by_id][offsets[:-1]]
-    bucket = bucket_of(ids, buckets)
-    order = np.argsort(bucket, kind="stable")
+    order = np.lexsort((ids, bucket_of(ids, buckets))) if buckets > 1 else np.argsort(ids)
+    offsets = boundaries(ids[order])
+    # Sorted by bucket before there are boxes: to sort these would hold them twice.
+    box = boxes(unit_vectors(flat(rows, "_work_ra")[order], flat(rows, "_work_dec")[order]), offsets)
+    ids = ids[order[offsets[:-1]]]
     names = ("x0", "y0", "z0", "x1", "y1", "z1")
-    return pa.table({"bucket": bucket[order], "object_id": ids[order]} | {n: box[order, i] for i, n in enumerate(names)})
+    return pa.table({"bucket": bucket_of(ids, buckets), "object_id": ids} | {n: box[:, i] for i, n in enumerate(names)})
 
 
 def _empty(schema: Schema) -> pa.Table:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scalable.errors import StoreError
+
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
@@ -15,16 +17,24 @@ def aside(path: Path) -> Iterator[Path]:
 
     If the body raises, nothing appears and the temporary file is removed. A killed process leaves at most a file whose name
     starts with ``.tmp-``, which no reader looks at.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full, or the file cannot be written for another reason.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{secrets.token_hex(6)}-{path.name}"
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error}); make room or mend that, then run again") from error
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
