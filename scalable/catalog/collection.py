@@ -97,6 +97,11 @@ class Collection:
         return read_leaf(self.path / "rejected.parquet")
 
     @property
+    def duplicates(self) -> pa.Table:
+        """Rejected rows that were duplicates, with all that their source gave and the pixel of their object."""
+        return read_leaf(self.path / "duplicates.parquet")
+
+    @property
     def bands(self) -> tuple[str, ...]:
         """Bands of the survey, in order of wavelength."""
         return tuple(self.manifest["bands"])

@@ -308,6 +308,12 @@ def test_of_duplicates_in_one_observation_the_first_row_stays_and_other_observat
     found = ingest(write_survey(tmp_path, files), into=tmp_path / "store")
     assert stored_rows(found) == {1: [0, 1], 2: [0, 1]}
     assert [(e["observation_id"], e["source_row"], e["object_id"]) for e in found.rejected.to_pylist()] == [(1, 2, 2), (1, 3, 2)]
+    # Nothing of them is lost.
+    assert found.duplicates.select(["source_row", "Ra", "Flux"]).to_pydict() == {
+        "source_row": [2, 3],
+        "Ra": [20.0001, 20.0],
+        "Flux": [2.0, 3.0],
+    }
 
 
 # The store.
