@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
@@ -102,7 +103,9 @@ def run_tasks(
     try:
         # As results of tasks, and not scattered: what the last worker that has it takes along is made again.
         arguments = [client.submit(_itself, value, pure=False) for value in shared]
-        client.replicate(arguments)
+        # A copy on every worker only saves time. Where a worker dies meanwhile Dask fails with whatever comes: bare assertions too.
+        with contextlib.suppress(Exception):
+            client.replicate(arguments)
         for item in items:
             futures.append(client.submit(task, item, *arguments, pure=False))
             item_of[futures[-1].key] = item

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from scalable.catalog.collection import Collection, find_version, locked, open_collection, sweep
 from scalable.catalog.ingest import (
     BATCH_BYTES,
-    BUCKET_BYTES,
     Inputs,
     Progress,
     canonical_ranks,
@@ -42,6 +40,7 @@ from scalable.catalog.ingest_base import (
     stored_columns,
 )
 from scalable.catalog.ingest_commit import Carried, Run, commit_version
+from scalable.catalog.ingest_forecast import bucket_count
 from scalable.catalog.ingest_map import CELL_ORDER, RunInfo, Settings, make_batches, map_batch
 from scalable.catalog.ingest_plan import count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import WIDE, settle_wide
@@ -156,7 +155,8 @@ def _run(
     rank_of = dict(zip(inputs.observations["observation_id"].to_pylist(), ranks.tolist(), strict=True))
     batches = list(make_batches(list(new), [rank_of[source.observation_id] for source in new], batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches) + before.accounting["input_bytes"]
-    settings = Settings(survey, stored_columns(before, survey), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES)))
+    schema = stored_columns(before, survey)
+    settings = Settings(survey, schema, str(work), buckets=bucket_count(schema, size))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
     records = map_files(map_batch, batches, settings, progress)
     files = [entry for record in records for entry in record.files]

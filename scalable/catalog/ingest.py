@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, find_version, locked, sweep
 from scalable.catalog.ingest_commit import Run, commit_version
+from scalable.catalog.ingest_forecast import bucket_count
 from scalable.catalog.ingest_map import Batch, MapRecord, RunInfo, Settings, TaskRecord, make_batches, map_batch
 from scalable.catalog.ingest_plan import bundle, count_cells, count_deep, cut_sky, density_table, row_limit
 from scalable.catalog.ingest_reduce import (
@@ -45,8 +45,6 @@ BATCH_BYTES = 64 << 20
 """Input that one map task reads; its memory is about four times that."""
 VOTERS = 32
 """Headers that are read to find out which columns most files have."""
-BUCKET_BYTES = 1 << 30
-"""Input whose objects one task of the spread check compares."""
 
 Record = TypeVar("Record", bound=TaskRecord)
 
@@ -148,9 +146,8 @@ def _run(survey: Survey, inputs: Inputs, store: Path, work: Path, progress: Prog
     ranks = canonical_ranks(inputs.observations)
     batches = list(make_batches(list(inputs.sources), ranks.tolist(), batch_bytes=BATCH_BYTES))
     size = sum(batch.size_bytes for batch in batches)
-    settings = Settings(
-        survey, reference_schema(survey, inputs.sources), str(work), buckets=max(1, math.ceil(size / BUCKET_BYTES))
-    )
+    schema = reference_schema(survey, inputs.sources)
+    settings = Settings(survey, schema, str(work), buckets=bucket_count(schema, size))
     run = Run(store, settings, inputs.observations, ranks, inputs.run_id, start(work, inputs.run_id))
     if not survey.has_positions:
         stored = map_files(map_rows, batches, settings, progress)

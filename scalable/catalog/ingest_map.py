@@ -364,15 +364,13 @@ def degrees(table: pa.Table, name: str, source: Source) -> NDArray[np.float64]:
 def _boxes(rows: pa.Table, buckets: int) -> pa.Table:
     """Return the Cartesian box of every object in this run, sorted by bucket and id: what the spread check needs."""
     ids = flat(rows, "object_id")
-    by_id = np.argsort(ids)
-    offsets = boundaries(ids[by_id])
-    vectors = unit_vectors(flat(rows, "_work_ra")[by_id], flat(rows, "_work_dec")[by_id])
-    box = boxes(vectors, offsets)
-    ids = ids[by_id][offsets[:-1]]
-    bucket = bucket_of(ids, buckets)
-    order = np.argsort(bucket, kind="stable")
+    order = np.lexsort((ids, bucket_of(ids, buckets))) if buckets > 1 else np.argsort(ids)
+    offsets = boundaries(ids[order])
+    # Sorted by bucket before there are boxes: to sort these would hold them twice.
+    box = boxes(unit_vectors(flat(rows, "_work_ra")[order], flat(rows, "_work_dec")[order]), offsets)
+    ids = ids[order[offsets[:-1]]]
     names = ("x0", "y0", "z0", "x1", "y1", "z1")
-    return pa.table({"bucket": bucket[order], "object_id": ids[order]} | {n: box[order, i] for i, n in enumerate(names)})
+    return pa.table({"bucket": bucket_of(ids, buckets), "object_id": ids} | {n: box[:, i] for i, n in enumerate(names)})
 
 
 def _empty(schema: Schema) -> pa.Table:

@@ -17,7 +17,7 @@ from distributed.system import MEMORY_LIMIT
 from numpy.typing import NDArray
 
 from scalable.catalog.ingest import BATCH_BYTES, canonical_ranks, find_inputs
-from scalable.catalog.ingest_forecast import runs_bytes, version_bytes, worker_memory_bytes
+from scalable.catalog.ingest_forecast import ring_overhead, runs_bytes, version_bytes, worker_memory_bytes
 from scalable.catalog.ingest_map import CELL_ORDER, make_batches, positions
 from scalable.catalog.ingest_plan import Counts, bundle, cut_sky, deepest_order, row_limit
 from scalable.catalog.ingest_reduce import detections_schema
@@ -128,8 +128,11 @@ def plan_ingest(
     row_bytes = detections_schema(schema).row_bytes
     batches = list(make_batches(list(inputs.sources), canonical_ranks(inputs.observations).tolist(), batch_bytes=BATCH_BYTES))
     worker = worker_memory_bytes(
-        batch_bytes=max(BATCH_BYTES, *(batch.size_bytes for batch in batches)),
-        leaf_bytes=int(max(n for _, n in pixels) * row_bytes),
+        schema,
+        rows=rows,
+        batch_bytes=max(batch.size_bytes for batch in batches),
+        leaf_rows=max(n for _, n in pixels),
+        gathered_rows=max(n * ring_overhead(pixel.order, survey.store.margin_arcsec) for pixel, n in pixels),
     )
     workers = workers or CPU_COUNT
     memory, disk = min(psutil.virtual_memory().available, MEMORY_LIMIT), _free_disk(Path(into).absolute())

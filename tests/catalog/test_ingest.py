@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from surveys import Observation, detections, fingerprint, nested_pixels, read_member, write_survey
 
 from scalable.catalog import ingest as stages
-from scalable.catalog import ingest_commit, ingest_map, ingest_plan
+from scalable.catalog import ingest_commit, ingest_forecast, ingest_map, ingest_plan
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.cluster import connect
@@ -314,7 +314,7 @@ def test_progress_ends_with_all_that_there_is_to_do(survey: Survey, files: dict[
 
 LIMITS = {
     "BATCH_BYTES": stages,
-    "BUCKET_BYTES": stages,
+    "CHECK_BYTES": ingest_forecast,
     "RUN_BYTES": ingest_map,
     "BLOCK_BYTES": ingest_map,
     "TASK_BYTES": ingest_plan,
@@ -335,7 +335,7 @@ def test_one_task_a_file_and_a_leaf_gives_the_same_store_in_threads(
     survey: Survey, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for limit, module in LIMITS.items():
-        monkeypatch.setattr(module, limit, 5_000 if limit in ("BUCKET_BYTES", "BLOCK_BYTES") else 1)
+        monkeypatch.setattr(module, limit, {"CHECK_BYTES": 100_000, "BLOCK_BYTES": 5_000}.get(limit, 1))
     with dask.config.set(scheduler="threads", num_workers=4):
         ingest(survey, into=tmp_path / "store")
     assert fingerprint(tmp_path / "store") == fingerprint(store)

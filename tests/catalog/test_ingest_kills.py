@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -16,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import dask
 import psutil
@@ -26,7 +26,6 @@ from surveys import check_version, fingerprint
 
 from scalable.catalog.collection import Collection, open_collection
 from scalable.errors import StoreError
-from scalable.survey import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 
@@ -101,21 +100,25 @@ class Driver:
             self._start()
         return line or "killed"
 
-    def kill(self, whom: str, chance: random.Random) -> None:
-        """Kill one worker, the driver alone (its workers notice, a little later), or all at once."""
+    def kill(self, whom: str, chance: random.Random) -> bool:
+        """Kill one worker, if there is one, the driver alone (its workers notice, a little later), or all at once."""
         if whom == "all":
             os.killpg(self.process.pid, signal.SIGKILL)
         elif whom == "driver":
             self.process.kill()
         else:
-            workers = [p for p in psutil.Process(self.process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+            workers = []
+            for child in psutil.Process(self.process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):  # killed before, and not yet started again
+                    workers += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+            if not workers:
+                return False
             chance.choice(workers).kill()
+        return True
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait(30)
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
@@ -155,8 +158,8 @@ class Watcher:
         try:
             found = open_collection(self.store)
         except StoreError as error:
-            assert self.old is None, f"{error}, although there was a version"
-            assert "no committed version here" in str(error)
+            if self.old is not None or "no committed version here" not in str(error):
+                raise
             return
         if found.path.name not in self.versions:
             check_version(found.path)
@@ -215,8 +218,7 @@ def kill_and_check(driver: Driver, case: Case, store: Path, whom: list[str], cha
         for _ in range(2 + 2 * len(whom)):
             driver.begin(case.verb, case.survey, store)
             while waiting and not driver.ends_within(chance.uniform(0, case.seconds)):
-                driver.kill(waiting[0], chance)
-                kills[waiting.pop(0)] += 1
+                kills[waiting[0]] += driver.kill(waiting.pop(0), chance)
             answer = driver.end()
             if answer == "done":
                 break

@@ -124,7 +124,7 @@ def test_rows_of_text_are_scaled_from_one_counted_file(survey: Survey, tmp_path:
 def test_too_little_memory_or_disk_is_warned_of(survey: Survey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scalable.plan_ingest(survey, into=tmp_path, workers=1).warnings == ()
     monkeypatch.setattr(plan.psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000_000))
-    monkeypatch.setattr(plan, "worker_memory_bytes", lambda *, batch_bytes, leaf_bytes: 300_000_000)
+    monkeypatch.setattr(plan, "worker_memory_bytes", lambda *_, **__: 300_000_000)
     [warning] = scalable.plan_ingest(survey, into=tmp_path, workers=4).warnings
     assert warning == "4 workers need 1,200 MB of memory, 1,000 MB are free: use --workers 3"
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
