@@ -100,15 +100,21 @@ class Driver:
             self._start()
         return line or "killed"
 
-    def kill(self, whom: str, chance: random.Random) -> None:
-        """Kill one worker, the driver alone (its workers notice, a little later), or all at once."""
+    def kill(self, whom: str, chance: random.Random) -> bool:
+        """Kill one worker, if there is one, the driver alone (its workers notice, a little later), or all at once."""
         if whom == "all":
             os.killpg(self.process.pid, signal.SIGKILL)
         elif whom == "driver":
             self.process.kill()
         else:
-            workers = [p for p in psutil.Process(self.process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+            workers = []
+            for child in psutil.Process(self.process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess):  # killed before, and not yet started again
+                    workers += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+            if not workers:
+                return False
             chance.choice(workers).kill()
+        return True
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -212,8 +218,7 @@ def kill_and_check(driver: Driver, case: Case, store: Path, whom: list[str], cha
         for _ in range(2 + 2 * len(whom)):
             driver.begin(case.verb, case.survey, store)
             while waiting and not driver.ends_within(chance.uniform(0, case.seconds)):
-                driver.kill(waiting[0], chance)
-                kills[waiting.pop(0)] += 1
+                kills[waiting[0]] += driver.kill(waiting.pop(0), chance)
             answer = driver.end()
             if answer == "done":
                 break

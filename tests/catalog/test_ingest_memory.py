@@ -1,4 +1,7 @@
-"""What one worker's task holds at most stays below the formula, and does not grow with the input."""
+"""What one worker's task holds at most stays below the formula, and does not grow with the input.
+
+Measured is memory of the process's own. Pages of intermediate files that are mapped can be given back at any time.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from surveys import Observation, detections, write_survey
 
 CHILD = """
-import ctypes, json, sys
+import ctypes, json, sys, threading
 from pathlib import Path
 import dask
 import pyarrow as pa
@@ -46,12 +49,20 @@ def measured(task):
         # What earlier tasks and the driver gave back must not count, nor hide what this one takes.
         pa.default_memory_pool().release_unused()
         ctypes.CDLL(None).malloc_trim(0)
-        base = held("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        base, seen, ended = held("RssAnon"), [0], threading.Event()
+
+        def watch():
+            while not ended.wait(0.002):
+                seen.append(held("RssAnon") - base)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
         try:
             return task(*arguments)
         finally:
-            peaks[task.__name__] = max(peaks.get(task.__name__, 0), held("VmHWM") - base)
+            ended.set()
+            watcher.join()
+            peaks[task.__name__] = max(peaks.get(task.__name__, 0), *seen)
     return run
 
 
@@ -76,7 +87,7 @@ MB = 1 << 20
 SLACK = 24 * MB
 """What allocators round up to, and buffers of fixed size."""
 
-needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 
 
 def measure(folder: Path, tables: list[pa.Table], limits: dict[str, int], leaf_mb: float) -> dict[str, Any]:
