@@ -131,7 +131,7 @@ def map_batch(batch: Batch, settings: Settings) -> MapRecord:
             try:
                 block = next(blocks, None)
             except (ScalableError, OSError) as error:
-                entry = set_aside(source, error, settings.survey)
+                entry = set_aside(source, error, settings.survey, entry)
                 runs.drop_file()
                 break
             if block is None:
@@ -271,11 +271,13 @@ def _state(path: str) -> tuple[int, int, int] | None:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def set_aside(source: Source, error: Exception, survey: Survey) -> FileRecord:
-    """Return the record of a file that cannot be used, with the reason."""
+def set_aside(source: Source, error: Exception, survey: Survey, entry: FileRecord | None = None) -> FileRecord:
+    """Return the record of a file that cannot be used, with the reason and, from ``entry``, the time it had when it was opened."""
     # Paths below the root, so that a store does not depend on where its input lay.
     reason = (str(error) or type(error).__name__).replace(f"{survey.root}/", "")
-    return FileRecord(source.observation_id, source.name, reason=reason, modified_ns=modified_ns(source))
+    return FileRecord(
+        source.observation_id, source.name, reason=reason, modified_ns=(entry and entry.modified_ns) or modified_ns(source)
+    )
 
 
 def modified_ns(source: Source) -> int:

@@ -64,7 +64,7 @@ def map_rows(batch: Batch, settings: Settings) -> RowsRecord:
             except (ScalableError, OSError) as error:
                 # A file is stored whole or not at all. That a block cannot be written is no fault of the file, and ends the run.
                 _remove(rows, source)
-                entry, blocks, bad = set_aside(source, error, settings.survey), [], []
+                entry, blocks, bad = set_aside(source, error, settings.survey, entry), [], []
                 empty.clear()
                 break
             if table is None:

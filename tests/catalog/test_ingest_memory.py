@@ -6,6 +6,7 @@ Measured is memory of the process's own. Pages of intermediate files that are ma
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +97,9 @@ def measure(folder: Path, tables: list[pa.Table], limits: dict[str, int], leaf_m
     write_survey(folder / "survey", files, leaf_mb=leaf_mb)
     write_survey(folder / "tiny", [Observation(1, "J", 1.0, detections([1], [1.0], [1.0]))])
     order = {"survey": str(folder / "survey/survey.yaml"), "tiny": str(folder / "tiny/survey.yaml"), "limits": limits}
-    run = subprocess.run([sys.executable, "-c", CHILD, json.dumps(order)], capture_output=True, text=True, check=False)
+    # What is freed goes back at once, and is not kept for a while as the time of day has it.
+    env = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    run = subprocess.run([sys.executable, "-c", CHILD, json.dumps(order)], capture_output=True, text=True, check=False, env=env)
     assert run.returncode == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
     print({name: f"{peak / MB:.0f} MB" for name, peak in found["peaks"].items()}, f"formula {found['formula'] / MB:.0f} MB")

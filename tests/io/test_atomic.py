@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scalable.errors import StoreError
 from scalable.io import atomic
 from scalable.io.atomic import aside, point, publish, write_bytes, write_text
 
@@ -52,7 +53,7 @@ def test_an_exception_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_body_that_writes_nothing_makes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), aside(tmp_path / "a.txt"):
+    with pytest.raises(StoreError, match="a.txt: cannot be written"), aside(tmp_path / "a.txt"):
         pass
     assert names(tmp_path) == []
 

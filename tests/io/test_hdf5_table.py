@@ -364,7 +364,7 @@ def test_a_wrong_column_or_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.h5").write_bytes(b"id,flux\n1,2\n")
     with pytest.raises(InputError, match=r"c\.h5: cannot be read as HDF5 \(OSError: .*signature.*damaged or cut; fetch it again"):
         READER.describe(Source(str(tmp_path / "c.h5")))
-    assert isinstance(reader_for("hdf5"), Hdf5Table)
+    assert isinstance(reader_for("hdf5").reader, Hdf5Table)
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_a_wrong_column_or_file_is_named(tmp_path: Path) -> None:
         READER.describe(Source(str(tmp_path / "b.parquet")))
     with pytest.raises(InputError, match="not a Parquet file: it is not a regular file"):
         READER.describe(Source(str(tmp_path)))
-    assert isinstance(reader_for("parquet"), ParquetTable)
+    assert isinstance(reader_for("parquet").reader, ParquetTable)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"id,flux\n1,2\n" * 5, b"PAR1" + bytes(500) + b"PAR1"])
