@@ -85,3 +85,21 @@ def test_variability_writes_a_catalogue_with_one_row_per_object_and_a_rerun_skip
     assert catalog.rows == report["objects"] == open_catalog(store / "current" / "objects").rows
     assert "Ks_Flux1Chi2" in catalog.columns
     assert module.run(module.parse_args(arguments))["skipped"]
+
+
+def test_crossmatch_writes_the_pairs_of_two_catalogues_and_a_rerun_skips(store: Path) -> None:
+    module = job("crossmatch")
+    out = store.parent / "pairs"
+    objects = store / "current" / "objects"
+    arguments = [str(store), str(objects), "--radius-arcsec", "1", "--out", str(out), "--right-columns", "n_Ks", "--workers", "1"]
+    assert module.main(arguments) == 0
+    report = json.loads(out.with_name("pairs.json").read_text())
+    catalog = open_catalog(out)
+    assert catalog.rows == report["rows"] == open_catalog(objects).rows
+    assert report["history"][-1]["radius_arcsec"] == 1.0
+    pairs = catalog.compute()
+    # With itself, every object is its own nearest.
+    assert pairs["object_id"].equals(pairs["object_id_2"])
+    assert pairs["n_Ks"].equals(pairs["n_Ks_2"])
+    assert "n_J_2" not in catalog.columns
+    assert module.run(module.parse_args(arguments))["skipped"]

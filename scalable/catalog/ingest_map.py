@@ -272,7 +272,7 @@ def _state(path: str) -> tuple[int, int, int] | None:
 
 
 def set_aside(source: Source, error: Exception, survey: Survey, entry: FileRecord | None = None) -> FileRecord:
-    """Return the record of a file that cannot be used, with the reason and, from ``entry``, the time it had when it was opened."""
+    """Return the record of a file that cannot be used, with the reason; ``entry`` may know its time before it was read."""
     # Paths below the root, so that a store does not depend on where its input lay.
     reason = (str(error) or type(error).__name__).replace(f"{survey.root}/", "")
     return FileRecord(

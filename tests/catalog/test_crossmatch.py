@@ -45,6 +45,7 @@ COLUMNS = Schema(
         Column("name", pa.string()),
     )
 )
+SKY = (HEALPIX_COLUMN, "object_ra", "object_dec")
 CELLS = 14
 """Order of the smallest leaves of these tests."""
 
@@ -94,7 +95,13 @@ def ids(table: pa.Table) -> list[Pair]:
 def check(left: Catalog, right: Catalog, radius: float, **options: Any) -> pa.Table:
     """Hold a crossmatch against all pairs, and every row against the two it is made of; return it."""
     lazy = crossmatch(left, right, radius_arcsec=radius, **options)
-    found = lazy.compute(scheduler="sync")
+    # Each row lies in the leaf that gives it: so any of them can be written.
+    pieces = [lazy.on_leaves([leaf]).compute(scheduler="sync") for leaf in lazy.leaves]
+    for leaf, piece in zip(lazy.leaves, pieces, strict=True):
+        inside = piece[HEALPIX_COLUMN].to_numpy()
+        assert ((inside >= leaf.pixel.start) & (inside < leaf.pixel.stop)).all()
+        assert (np.diff(inside) >= 0).all()
+    found = pa.concat_tables(pieces)
     mutual = options.pop("one_to_one", False)
     assert sorted(ids(found), key=str) == truth(left, right, radius, mutual=mutual, **options)
     mine = {row["object_id"]: row for row in left.compute(scheduler="sync").to_pylist()}
@@ -102,23 +109,16 @@ def check(left: Catalog, right: Catalog, radius: float, **options: Any) -> pa.Ta
     for row in found.to_pylist():
         one, other = mine.get(row["object_id"]), others.get(row["object_id_2"])
         assert {name: row[f"{name}_2"] for name in COLUMNS.names} == (other or dict.fromkeys(COLUMNS.names))
-        stands = one or {**dict.fromkeys(COLUMNS.names), **{n: other[n] for n in COLUMNS.names[::1] if n in SKY}}  # type: ignore[index]
+        stands = one or {name: other[name] if other and name in SKY else None for name in COLUMNS.names}
         assert {name: row[name] for name in COLUMNS.names} == stands
         if one and other:
             a, b = (vectors([r["object_ra"]], [r["object_dec"]]) for r in (one, other))
             assert row["separation_arcsec"] == pytest.approx(separation_arcsec(a, b)[0], rel=1e-6, abs=1e-9)
         else:
             assert row["separation_arcsec"] is None
-    at = found[HEALPIX_COLUMN].to_numpy()
-    assert (np.diff(at) >= 0).all()
-    # Each row lies in the leaf that gives it: so any of them can be written.
-    for leaf in lazy.leaves:
-        inside = lazy.on_leaves([leaf]).compute(scheduler="sync")[HEALPIX_COLUMN].to_numpy()
-        assert ((inside >= leaf.pixel.start) & (inside < leaf.pixel.stop)).all()
     return found
 
 
-SKY = (HEALPIX_COLUMN, "object_ra", "object_dec")
 PLACES = [(0.0, 90.0), (0.0, -90.0), (0.0, 0.0), (0.0, 45.0), (45.0, 41.8103149), (90.0, -41.8103149), (213.7, -61.2)]
 """Poles, right ascension 0, corners of base pixels, and a place like any other."""
 
@@ -139,15 +139,15 @@ def matches(draw: st.DrawFn) -> dict[str, Any]:
     ra, dec = np.concatenate([p[0] for p in pool]), np.concatenate([p[1] for p in pool])
     sides = []
     for _ in range(2):
-        rows = rng.integers(0, len(ra), draw(st.integers(1, 25)))
+        rows = rng.integers(0, len(ra), draw(st.integers(1, 20)))
         shift = rng.normal(size=len(rows)) * radius / 3600 * draw(st.sampled_from([0.0, 0.5]))
-        sides.append((ra[rows], np.clip(dec[rows] + shift, -90, 90), draw(st.sampled_from([1, 4, 100]))))
+        sides.append((ra[rows], np.clip(dec[rows] + shift, -90, 90), draw(st.sampled_from([2, 5, 100]))))
     how, one_to_one = draw(st.sampled_from(HOWS)), draw(st.booleans())
     k = 1 if one_to_one else draw(st.sampled_from([1, 2, 50]))
     return {"sides": sides, "radius": radius, "how": how, "one_to_one": one_to_one, "k": k}
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(matches())
 def test_on_any_small_sky_the_rows_are_those_of_all_pairs(drawn: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -160,12 +160,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, Catalog]:
     """Two catalogues of one field at right ascension 0, of unlike tilings; the right one reaches beyond the left."""
     folder = tmp_path_factory.mktemp("pair")
     rng = np.random.default_rng(7)
-    left = around(rng, (0.0, 20.0), 600.0, 500)
-    further = around(rng, (0.3, 20.4), 600.0, 400)
+    left = around(rng, (0.0, 20.0), 400.0, 250)
+    further = around(rng, (0.2, 20.2), 400.0, 200)
     # Some near each left row, some elsewhere.
-    ra = np.concatenate([left[0][:300] + rng.normal(size=300) / 3600, further[0]])
-    dec = np.concatenate([left[1][:300] + rng.normal(size=300) / 3600, further[1]])
-    return place(folder / "left", *left, leaf_rows=40), place(folder / "right", ra % 360, dec, leaf_rows=90)
+    ra = np.concatenate([left[0][:150] + rng.normal(size=150) / 3600, further[0]])
+    dec = np.concatenate([left[1][:150] + rng.normal(size=150) / 3600, further[1]])
+    return place(folder / "left", *left, leaf_rows=30), place(folder / "right", ra % 360, dec, leaf_rows=70)
 
 
 ASKED: list[dict[str, Any]] = [
@@ -185,11 +185,10 @@ def test_one_three_and_twelve_partitions_give_the_rows_of_all_pairs(pair: tuple[
     assert len(right.leaves) > 4
     options = dict(asked)
     whole = check(left, right, options.pop("radius_arcsec"), **options)
-    assert whole.num_rows > 200
+    assert whole.num_rows > 100
     for partitions in (1, 3, 12):
         cut = crossmatch(left.repartition(partitions), right.repartition(3), **asked)
         assert cut.compute(scheduler="threads").equals(whole)
-        assert cut.repartition(partitions).compute(scheduler="threads").equals(whole)
 
 
 def test_nothing_is_computed_before_it_is_asked_for_and_tasks_are_partitions(pair: tuple[Catalog, Catalog]) -> None:
@@ -238,9 +237,8 @@ def test_payload_is_read_for_wanted_columns_and_leaves_with_pairs_alone(
 
 def test_filters_before_it_decide_who_is_there_to_match(pair: tuple[Catalog, Catalog]) -> None:
     left, right = (side.where("flux > 20") for side in pair)
-    for how in HOWS:
-        found = check(left, right, 2.0, how=how)
-        assert pc.all(pc.greater(found["flux"].drop_null(), 20.0)).as_py()
+    found = check(left, right, 2.0, how="outer")
+    assert pc.all(pc.greater(found["flux"].drop_null(), 20.0)).as_py()
     nothing = right.where("flux < 0")
     assert check(left, nothing, 2.0, how="left").num_rows == left.compute().num_rows
     assert check(nothing, left, 2.0, how="outer").num_rows == left.compute().num_rows

@@ -10,10 +10,12 @@ import dask
 import numpy as np
 import pytest
 from astropy.table import Table
+from surveys import Observation, detections, write_survey
 from test_check_real import desi, gaia
 
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
+from scalable.catalog.match import crossmatch
 from scalable.catalog.search import cone_search, id_search
 from scalable.errors import StoreError
 from scalable.survey import Survey
@@ -54,6 +56,37 @@ def test_lsdb_opens_detections_with_arrays(
     assert len(frame) == len(expected)
     for cell, values in zip(frame[name], expected, strict=True):
         np.testing.assert_array_equal(np.array(cell, dtype=float), values)
+
+
+def test_lsdb_crossmatches_two_of_our_catalogues_with_our_margins_and_finds_the_same_pairs(tmp_path: Path) -> None:
+    lsdb = pytest.importorskip("lsdb", reason="the extra `hats` is not installed")
+    rng = np.random.default_rng(2)
+    # About a corner where four base pixels meet, so that many pairs lie across borders of leaves.
+    ra, dec = 45.0 + rng.uniform(-0.06, 0.06, 1500), rng.uniform(-0.06, 0.06, 1500)
+    stores = []
+    for name, shift, leaf_mb in (("left", 0.0, 0.02), ("right", 1.5 / 3600, 0.05)):
+        at = ra + shift * rng.normal(size=1500), dec + shift * rng.normal(size=1500)
+        survey = write_survey(
+            tmp_path / name, [Observation(1, "J", 1.0, detections(np.arange(1500), *at))], margin_arcsec=3.0, leaf_mb=leaf_mb
+        )
+        with dask.config.set(scheduler="threads"):
+            stores.append(ingest(survey, into=tmp_path / name / "store"))
+    left, right = (store.objects for store in stores)
+    assert len(left.leaves) > len(right.leaves) >= 4
+    theirs = [lsdb.open_catalog(str(store.path / "objects")) for store in stores]
+    assert theirs[1].margin is not None
+    with dask.config.set(scheduler="threads"):
+        for k in (1, 2):
+            mine = crossmatch(left, right, radius_arcsec=3.0, k=k).compute()
+            found = theirs[0].crossmatch(theirs[1], radius_arcsec=3.0, n_neighbors=k, suffixes=("", "_2")).compute()
+            pairs = {(a, b): s for a, b, s in zip(*(found[n] for n in ("object_id", "object_id_2", "_dist_arcsec")), strict=True)}
+            ours = {tuple(row[:2]): row[2] for row in zip(*(mine[n].to_pylist() for n in PAIR), strict=True)}
+            assert len(ours) == mine.num_rows > 1000
+            assert pairs.keys() == ours.keys()
+            assert max(abs(pairs[pair] - ours[pair]) for pair in pairs) < 1e-6
+
+
+PAIR = ("object_id", "object_id_2", "separation_arcsec")
 
 
 def test_a_catalogue_hands_itself_to_lsdb_unless_something_is_pending(vvv: Collection) -> None:
