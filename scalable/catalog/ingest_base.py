@@ -191,7 +191,7 @@ def reopen_leaf(pixel: Pixel, version: str, settings: Settings, ranks: tuple[NDA
     rows = located(own, ra, dec, rank, flat(leaf, "object_id") if by == "id" else key_of(observations, numbers), numbers)
     if by == "reference":
         rows = claimed_by_reference(rows, settings.survey.grouping, Path(settings.work))
-    rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
+    rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")), nulls=False)
     run = write_run(folder, name, rows, settings)
     values, counts = np.unique(rank[:leaf_rows], return_counts=True)
     stored = {int(value): int(count) for value, count in zip(values, counts, strict=True)}

@@ -199,7 +199,7 @@ class _Runs:
         folder, name = Path(self._settings.work) / "map", f"{self._name}.{len(self._written)}"
         rows = pa.concat_tables(self._rows) if self._rows else _empty(self._settings.schema)
         self._rows = []
-        rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
+        rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")), nulls=False)
         self._written.append(write_run(folder, name, rows, self._settings))
         write_arrow(pa.concat_tables([REJECTED.empty_table(), *self._rejected]), folder / f"{name}.rejected.arrow")
         self._rejected = []
