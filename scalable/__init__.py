@@ -2,8 +2,9 @@
 
 The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `plan_append`,
 `append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `crossmatch`,
-`variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`,
-`write_catalog`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
+`crossmatch_many`, `variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`,
+`id_search`, `sql`, `write_catalog`), run (`run`, `connect`).
+Each is loaded when it is first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _PUBLIC = {
     # combine
     "join_bands": "scalable.catalog.bands",
     "crossmatch": "scalable.catalog.match",
+    "crossmatch_many": "scalable.catalog.match_many",
     "variability": "scalable.catalog.variability",
     "Statistic": "scalable.kernels.statistic",
     "fit_zero_points": "scalable.catalog.zero_points",

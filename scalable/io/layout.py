@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from scalable.errors import StoreError
 from scalable.io.atomic import write_text
-from scalable.io.parquet import Leaf, write_common_metadata, write_footers
+from scalable.io.parquet import Leaf, read_schema, write_common_metadata, write_footers
 from scalable.io.remote import Place, opened
 from scalable.schema import Schema
 from scalable.sky.pixel import MAX_ORDER, Pixel
@@ -202,8 +202,7 @@ def read_layout(path: Place) -> Layout:
 
 def read_footers(dataset: Place) -> tuple[pa.Schema, pq.FileMetaData]:
     """Read the schema of a dataset, and the row groups of all its leaves."""
-    with opened(dataset / "_common_metadata") as file:
-        schema = pq.read_schema(file)
+    schema = read_schema(dataset / "_common_metadata")
     with opened(dataset / "_metadata") as file:
         return schema, pq.read_metadata(file)
 

@@ -1,10 +1,12 @@
-"""Which positions of two catalogues lie near each other: the k nearest within a radius, and mutual nearest pairs.
+"""Which positions of catalogues lie near each other: the k nearest within a radius, mutual nearest pairs, objects seen in many.
 
-Both work on unit vectors in a Cartesian grid, so that poles and right ascension 0 are places like any other. Both sides are
+All work on unit vectors in a Cartesian grid, so that poles and right ascension 0 are places like any other. Both sides are
 sorted by grid cell, and one pointer for each column of neighbouring cells walks along the right side: no tree, no hash table.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
@@ -71,6 +73,40 @@ def match_mutual(left_vectors: Float, right_vectors: Float, radius_arcsec: float
     of_right[back] = nearest
     mutual = of_right[right_row] == left_row
     return left_row[mutual], right_row[mutual], separation[mutual]
+
+
+def match_many(vectors: Sequence[Float], radius_arcsec: float) -> tuple[Int, Float]:
+    """Return objects seen in several catalogues, one after another: each row of each is in exactly one object.
+
+    The rows of the first catalogue found an object each. Each further catalogue is matched with the objects there are, at the
+    positions that founded them, in pairs in which each is the nearest of the other (`match_mutual`); its other rows found objects
+    of their own.
+
+    Parameters
+    ----------
+    vectors : sequence of ndarray, shape (n, 3)
+        Unit vectors of each catalogue.
+    radius_arcsec : float
+        Largest separation from the founding position [arcsec].
+
+    Returns
+    -------
+    rows : ndarray of int64, shape (objects, catalogues)
+        Row of each object in each catalogue, -1 where it is not seen, in the order in which they were founded.
+    separation_arcsec : ndarray, shape (objects, catalogues)
+        Angle from the founding position [arcsec], 0 for that one itself, NaN where it is not seen.
+    """
+    rows = np.full((sum(map(len, vectors)), len(vectors)), -1, dtype=np.int64)
+    separation = np.full(rows.shape, np.nan)
+    founded = np.zeros((0, 3))
+    for number, found in enumerate(vectors):
+        known, mine, apart = match_mutual(founded, found, radius_arcsec)
+        rows[known, number], separation[known, number] = mine, apart
+        new = np.setdiff1d(np.arange(len(found)), mine)
+        at = slice(len(founded), len(founded) + len(new))
+        rows[at, number], separation[at, number] = new, 0.0
+        founded = np.concatenate([founded, found[new]])
+    return rows[: len(founded)], separation[: len(founded)]
 
 
 @njit(cache=True, nogil=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from astropy import units as u
@@ -143,6 +144,21 @@ def neighbours(cells: NDArray[np.int64], order: int) -> NDArray[np.int64]:
     """Return the distinct cells of ``order`` that touch one of ``cells``, these included, sorted."""
     around = nested.neighbours(cells.astype(np.uint64), order, num_threads=1).astype(np.int64).ravel()
     return np.unique(around[around >= 0])
+
+
+def neighbour_ranges(pixels: Sequence[Pixel]) -> list[NDArray[np.int64]]:
+    """Return for each pixel the order-29 ranges, shape (n, 2), of itself and of the pixels of its order that touch it."""
+    ranges: list[NDArray[np.int64]] = [np.zeros((0, 2), dtype=np.int64)] * len(pixels)
+    orders = np.array([pixel.order for pixel in pixels], dtype=np.int64)
+    index = np.array([pixel.index for pixel in pixels], dtype=np.uint64)
+    for order in np.unique(orders).tolist():
+        mine = np.flatnonzero(orders == order)
+        around = nested.neighbours(index[mine], order, num_threads=1).astype(np.int64)
+        shift = 2 * (MAX_ORDER - order)
+        for at, cells in zip(mine.tolist(), around, strict=True):
+            starts = cells[cells >= 0] << shift
+            ranges[at] = np.column_stack([starts, starts + (1 << shift)])
+    return ranges
 
 
 def near_pixel(
