@@ -128,8 +128,8 @@ def crossmatch(
 ) -> Catalog:
     """Return pairs of rows of two catalogues that lie near each other on the sky; nothing is computed.
 
-    The tilings of the two may differ. Rows near a border are matched with those of neighbouring leaves, whatever the radius:
-    positions of these are read, not margins, which hold nothing beyond their threshold and nothing where a tiling has a hole.
+    The tilings of the two may differ. Rows near a border are matched with those of neighbouring leaves, whatever the radius: from
+    the margin where there is one that reaches far enough and the tilings fit, else from positions in those leaves.
 
     Parameters
     ----------
@@ -211,7 +211,9 @@ def _partitions(left: Catalog, right: Catalog, loader: MatchLoader, schema: pa.S
     row_bytes = Schema.from_arrow(schema).row_bytes
 
     def matched(cut: Sequence[tuple[Pixel, int, tuple[LeafInfo, ...]]]) -> Iterator[MatchLeaf]:
-        around = [leaves_around([pixel for pixel, _, _ in cut], loader.reach_arcsec, tiling) for tiling in tilings]
+        pixels = [pixel for pixel, _, _ in cut]
+        sides = zip(tilings, (loader.left, loader.right), strict=True)
+        around = [leaves_around(pixels, loader.reach_arcsec, tiling, side.margin) for tiling, side in sides]
         for (pixel, rows, own), near_left, near_right in zip(cut, *around, strict=True):
             near_left = near_left if loader.two_sided else own
             yield MatchLeaf(pixel.hats_path, rows, int(rows * row_bytes), near_left, near_right)

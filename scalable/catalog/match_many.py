@@ -178,7 +178,8 @@ def _leaves(catalogs: Mapping[str, Catalog], loader: ManyLoader, schema: pa.Sche
         covered = Tiling([LeafInfo(pixel.hats_path, rows, 0) for pixel, rows in cut])
     cut.sort()
     tilings = [Tiling(catalog.leaves) for catalog in catalogs.values()]
-    around = [leaves_around([pixel for pixel, _ in cut], loader.reach_arcsec, tiling) for tiling in tilings]
+    pixels, sides = [pixel for pixel, _ in cut], zip(tilings, loader.sides, strict=True)
+    around = [leaves_around(pixels, loader.reach_arcsec, tiling, side.margin) for tiling, side in sides]
     return [
         ManyLeaf(pixel.hats_path, rows, int(rows * row_bytes), near)
         for (pixel, rows), near in zip(cut, zip(*around, strict=True), strict=True)

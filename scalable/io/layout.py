@@ -186,18 +186,49 @@ def read_layout(path: Place) -> Layout:
         group = metadata.row_group(index)
         pixel = Pixel.from_hats_path(group.column(0).file_path)
         rows[pixel] = rows.get(pixel, 0) + group.num_rows
-    try:
-        lines = (path / "partition_info.csv").read_text(encoding="utf-8").splitlines()
-        listed = {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(lines)}
-    except (OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{path}: partition_info.csv cannot be read ({error!r})") from error
-    if listed != set(rows):
+    if read_pixels(path) != set(rows):
         raise StoreError(f"{path}: partition_info.csv and _metadata name different leaves; the catalogue is damaged")
     row_bytes = Schema.from_arrow(schema).row_bytes
     # Units stand on the fields; the copies for other readers stay on disk.
     schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k == META_KEY})
     leaves = tuple(LeafInfo(pixel.hats_path, rows[pixel], int(rows[pixel] * row_bytes)) for pixel in sorted(rows))
     return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves)
+
+
+def read_pixels(path: Place) -> set[Pixel]:
+    """Return the pixels that a HATS catalogue, not a collection, has leaves for."""
+    try:
+        lines = (path / "partition_info.csv").read_text(encoding="utf-8").splitlines()
+        return {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(lines)}
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{path}: partition_info.csv cannot be read ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The margin of a catalogue: where its leaves begin, seen from the catalogue, how far it reaches, and its pixels."""
+
+    prefix: str
+    threshold_arcsec: float
+    pixels: frozenset[Pixel]
+
+    def leaf(self, pixel: Pixel) -> tuple[LeafInfo, ...]:
+        """Return the leaf of what lies around a pixel, none where there is nothing."""
+        return (LeafInfo(self.prefix + pixel.hats_path, 0, 0),) if pixel in self.pixels else ()
+
+
+def read_margin(path: Place) -> Margin | None:
+    """Return the default margin of the collection that a catalogue on this machine is a member of, None where it has none."""
+    collection = path.parent / "collection.properties"
+    if not isinstance(path, Path) or not collection.exists():
+        return None
+    properties = read_properties(collection)
+    name = properties.get("default_margin", "")
+    folder = path.parent / name
+    if properties.get("hats_primary_table_url") != path.name or not name or not (folder / "hats.properties").exists():
+        return None
+    threshold = float(read_properties(folder / "hats.properties").get("hats_margin_threshold", 0))
+    return Margin(f"../{name}/", threshold, frozenset(read_pixels(folder)))
 
 
 def read_footers(dataset: Place) -> tuple[pa.Schema, pq.FileMetaData]:
