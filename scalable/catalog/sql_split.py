@@ -171,12 +171,15 @@ def _spread(node: exp.Expression, aggregate: exp.Expression, partials: _Partials
     n = partials.add(exp.Count(this=value.copy()), node)
     mean = partials.add(exp.Avg(this=value.copy()), node)
     variance = partials.add(exp.VariancePop(this=value.copy()), node)
+    low, high = (partials.add(extreme(this=value.copy()), node).name for extreme in (exp.Min, exp.Max))
     every = f"_mean_{len(partials.moments)}"
     partials.moments.append((n.name, mean.name, every))
     apart = f'"{mean.name}" - "{every}"'
     squares = f'sum("{n.name}" * ("{variance.name}" + ({apart}) * ({apart})))'
     ddof = 0 if isinstance(aggregate, (exp.StddevPop, exp.VariancePop)) else 1
-    text = f'CASE WHEN sum("{n.name}") > {ddof} THEN {squares} / (sum("{n.name}") - {ddof}) END'
+    # Equal values have no spread, although the means of two leaves may differ in their last bit.
+    divided = f'CASE WHEN min("{low}") = max("{high}") THEN 0.0 ELSE {squares} / (sum("{n.name}") - {ddof}) END'
+    text = f'CASE WHEN sum("{n.name}") > {ddof} THEN {divided} END'
     if not isinstance(aggregate, (exp.Variance, exp.VariancePop)):
         text = f"sqrt({text})"
     return exp.Paren(this=exp.maybe_parse(text, dialect=DIALECT))
