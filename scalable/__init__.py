@@ -2,8 +2,9 @@
 
 The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `plan_append`,
 `append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `crossmatch`,
-`variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`,
-`write_catalog`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
+`variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `box_search`,
+`polygon_search`, `moc_search`, `id_search`, `sql`, `explain_sql`, `list_views`, `write_table`, `write_catalog`), run (`run`,
+`connect`). Each is loaded when it is first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ _PUBLIC = {
     "undo": "scalable.catalog.undo",
     "cone_search": "scalable.catalog.search",
     "id_search": "scalable.catalog.search",
+    "box_search": "scalable.catalog.search",
+    "polygon_search": "scalable.catalog.search",
+    "moc_search": "scalable.catalog.search",
     "sql": "scalable.catalog.sql",
+    "explain_sql": "scalable.catalog.sql_explain",
+    "list_views": "scalable.catalog.sql_explain",
+    "write_table": "scalable.catalog.export",
     "write_catalog": "scalable.catalog.write",
     # run
     "connect": "scalable.cluster",
