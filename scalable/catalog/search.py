@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.collection import Collection
+from scalable.catalog.leaves_in import in_regions
 from scalable.catalog.light_curves import floats
 from scalable.catalog.steps import LeafLoader
 from scalable.errors import StoreError
-from scalable.io.layout import LeafInfo, read_properties
+from scalable.io.layout import read_properties
 from scalable.io.moc import parse_moc, read_moc
 from scalable.sky.pixel import Pixel
 from scalable.sky.region import Box, Cone, Region, polygon
@@ -154,16 +154,6 @@ def moc_search(catalog: Catalog, *, moc: str | Path) -> Catalog:
     """
     text = isinstance(moc, str) and (moc.lstrip().startswith("{") or bool(re.match(r"\s*\d+/", moc)))
     return _search(catalog, InMoc, parse_moc(str(moc)) if text else read_moc(Path(moc)))
-
-
-def in_regions(leaves: Sequence[LeafInfo], regions: Sequence[Region]) -> list[LeafInfo]:
-    """Return the leaves that share sky with every one of some regions."""
-    for region in regions:
-        ranges = region.ranges()
-        # The first range that ends behind the start of a leaf must begin before its end.
-        stops, starts = ranges[:, 1], np.append(ranges[:, 0], np.iinfo(np.int64).max)
-        leaves = [leaf for leaf in leaves if starts[np.searchsorted(stops, leaf.pixel.start, side="right")] < leaf.pixel.stop]
-    return list(leaves)
 
 
 def _search(catalog: Catalog, step: type[InRegion], region: Region) -> Catalog:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.collection import Collection
 from scalable.catalog.duck import execute
-from scalable.catalog.search import in_regions
+from scalable.catalog.leaves_in import in_regions
 from scalable.catalog.sky_functions import memberships
 from scalable.catalog.sql_local import View
 from scalable.catalog.sql_plan import SqlPlan, plan_sql

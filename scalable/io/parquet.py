@@ -127,6 +127,18 @@ def read_leaf(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
     StoreError
         If the file is missing or damaged; names it.
     """
+    pieces = [_read_file(file, columns) for file in leaf_files(path)]
+    return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces)
+
+
+def leaf_files(path: Place) -> list[Place]:
+    """Return the files of a leaf: itself, or where it is a folder, those in it by name."""
+    if isinstance(path, Path) and path.is_dir():
+        return [*sorted(path.glob("*.parquet"))]
+    return [path]
+
+
+def _read_file(path: Place, columns: Sequence[str] | None) -> pa.Table:
     try:
         with opened(path) as source:
             # One thread: the caller runs one task per core already. On a server, neighbouring parts come in one request.
