@@ -234,7 +234,7 @@ class Catalog(DaskMethodsMixin):
     def to_nested(self, column: str = "lightcurve") -> Any:
         """Compute and return detections as a ``nested_pandas.NestedFrame``, one row per object; needs the extra ``hats``."""
         frames = require("nested_pandas", "hats")
-        return frames.NestedFrame.from_arrow(self.nest(column).compute())
+        return frames.from_pyarrow(self.nest(column).compute())
 
     def to_dask(self) -> Any:
         """Return a lazy ``dask.dataframe`` with the same partitions; nothing is computed."""

@@ -64,9 +64,10 @@ def parse_condition(text: str, schema: pa.Schema) -> Condition:
     QueryError, ColumnError
         If it is not a plain condition, or names a column that is not there.
     """
-    roles = [Schema.from_arrow(schema).by_role(role) for role in ("ra", "dec")]
-    position = tuple(columns[0].name for columns in roles if columns)
-    tree, regions = take_regions(spell(parse_expression(text), schema.names), position)
+    known = Schema.from_arrow(schema)
+    position = tuple(columns[0].name for columns in map(known.by_role, ("ra", "dec")) if columns)
+    radians = [column.name for column in known if column.unit == "rad"]
+    tree, regions = take_regions(spell(parse_expression(text), schema.names), position, radians)
     tree = undefined_is_null(tree)
     columns = tuple(dict.fromkeys(column.name for column in tree.find_all(exp.Column)))
     for name in columns:

@@ -184,6 +184,8 @@ def _pixels_of(catalog: Catalog, ids: tuple[int, ...]) -> set[Pixel]:
     loader = catalog.chain.loader
     if not isinstance(loader, LeafLoader):
         raise StoreError(f"{catalog.title} comes from earlier tasks and has no index; search before the verb that combines")
+    if loader.foreign:
+        raise StoreError(f"{catalog.title} has no index on object_id of ours; use where() with a condition on its id column")
     collection = Path(loader.root).parent
     member = read_properties(collection / "collection.properties").get("default_index") or ""
     indexes = read_properties(collection / "collection.properties").get("all_indexes", "").split()

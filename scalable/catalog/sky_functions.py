@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn, TypeVar
 
 import numpy as np
@@ -29,7 +29,7 @@ Tree = TypeVar("Tree", bound=exp.Expression)
 Membership = Callable[[pa.ChunkedArray, pa.ChunkedArray], pa.Array]
 
 
-def take_regions(tree: Tree, position: Sequence[str]) -> tuple[Tree, tuple[Region, ...]]:
+def take_regions(tree: Tree, position: Sequence[str], radians: Collection[str] = ()) -> tuple[Tree, tuple[Region, ...]]:
     """Return the tree with a plain function of the position for every question about a region, and these regions.
 
     Parameters
@@ -38,6 +38,8 @@ def take_regions(tree: Tree, position: Sequence[str]) -> tuple[Tree, tuple[Regio
         Checked, not yet qualified.
     position : sequence of str
         Columns with the position of the object, for the short form; empty where there are none.
+    radians : collection of str
+        Columns that are in radians and so are none for these functions.
 
     Raises
     ------
@@ -48,6 +50,9 @@ def take_regions(tree: Tree, position: Sequence[str]) -> tuple[Tree, tuple[Regio
 
     def ask(place: Sequence[exp.Expression], region: Region) -> exp.Expression:
         regions.append(region)
+        for node in place:
+            if isinstance(node, exp.Column) and node.name in radians:
+                raise QueryError(f"{node.name} is in radians, regions are in degrees: write degrees({node.name})")
         return exp.Anonymous(this=f"{_REGION}{len(regions) - 1}", expressions=list(place))
 
     def question(node: exp.Expression) -> exp.Expression:

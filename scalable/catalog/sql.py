@@ -153,9 +153,11 @@ def _view(catalog: Catalog) -> View:
     """Return what a query may take for granted of a catalogue: rows are by object only where they are placed on the sky."""
     ids, *position = (catalog.columns.by_role(role) for role in ("object_id", "ra", "dec"))
     placed = all(position) and all(leaf.on_sky for leaf in catalog.leaves)
+    radians = tuple(column.name for column in catalog.columns if column.unit == "rad")
     if not placed:
-        return View(catalog.schema.names)
-    return View(catalog.schema.names, ids[0].name if ids else "", tuple(columns[0].name for columns in position))
+        return View(catalog.schema.names, radians=radians)
+    key, place = ids[0].name if ids else "", tuple(columns[0].name for columns in position)
+    return View(catalog.schema.names, key, place, radians=radians)
 
 
 def file_views(observations: pa.Table) -> dict[str, int]:

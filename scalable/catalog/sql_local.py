@@ -25,13 +25,14 @@ Name = tuple[str, str]
 class View:
     """What a query can read: its columns, the one with the object's id and those with its position, where rows lie by object.
 
-    Every task sees all rows of one that is ``whole``.
+    Every task sees all rows of one that is ``whole``. ``radians`` names columns in that unit.
     """
 
     columns: Sequence[str]
     key: str = ""
     position: tuple[str, ...] = ()
     whole: bool = False
+    radians: tuple[str, ...] = ()
 
 
 @dataclass

@@ -135,7 +135,7 @@ def _resolve(text: str, views: Mapping[str, View], file_views: Mapping[str, int]
     for name in named & {*views, *file_views}:
         raise QueryError(f"{name!r} is a view already; call the WITH query something else")
     position = next((view.position for view in views.values() if view.position), ())
-    tree, regions = take_regions(tree, position)
+    tree, regions = take_regions(tree, position, [name for view in views.values() for name in view.radians])
     for table in list(tree.find_all(exp.Table)):
         if table.name in file_views:
             # Views of files exist for a collection, whose last partitioned view holds the rows of its files.

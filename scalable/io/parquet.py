@@ -195,6 +195,9 @@ def votable_header(schema: Schema, types: Mapping[str, tuple[str, str | None]] |
     table = TableElement(document)
     resource.tables.append(table)
     for column in schema:
+        if pa.types.is_struct(column.dtype):
+            # VOTable has no word for a nested column.
+            continue
         datatype, arraysize = types[column.name] if types else _parquet_type(column.dtype)
         field = Field(document, name=column.name, datatype=datatype, arraysize=arraysize, unit=column.unit or None)
         field.ucd = column.ucd or None
