@@ -14,7 +14,7 @@ from scalable.catalog.dialect import DIALECT, parse_expression, spell, unknown_c
 from scalable.catalog.duck import execute
 from scalable.catalog.null_rules import undefined_is_null
 from scalable.catalog.sky_functions import memberships, region_number, take_regions
-from scalable.errors import ColumnError
+from scalable.errors import ColumnError, QueryError
 from scalable.schema import Schema
 from scalable.sky.region import Region
 
@@ -67,8 +67,12 @@ def parse_condition(text: str, schema: pa.Schema) -> Condition:
     known = Schema.from_arrow(schema)
     position = tuple(columns[0].name for columns in map(known.by_role, ("ra", "dec")) if columns)
     radians = [column.name for column in known if column.unit == "rad"]
-    tree, regions = take_regions(spell(parse_expression(text), schema.names), position, radians)
-    tree = undefined_is_null(tree)
+    try:
+        tree, regions = take_regions(spell(parse_expression(text), schema.names), position, radians)
+        tree = undefined_is_null(tree)
+        statement = tree.sql(dialect=DIALECT)
+    except RecursionError:
+        raise QueryError("this condition is nested too deeply") from None
     columns = tuple(dict.fromkeys(column.name for column in tree.find_all(exp.Column)))
     for name in columns:
         if name not in schema.names:
@@ -76,7 +80,7 @@ def parse_condition(text: str, schema: pa.Schema) -> Condition:
     if not columns:
         # A condition on no column would have no rows to be evaluated on.
         columns = (schema.names[0],)
-    return Condition(text, tree.sql(dialect=DIALECT), columns, regions, _within(tree, position))
+    return Condition(text, statement, columns, regions, _within(tree, position))
 
 
 def _within(tree: exp.Expression, position: tuple[str, ...]) -> tuple[int, ...]:

@@ -36,6 +36,8 @@ _REFUSED_BINARY = (exp.Dot, exp.JSONExtract, exp.JSONExtractScalar, exp.Property
 
 Tree = TypeVar("Tree", bound=exp.Expression)
 
+DEEPEST = 300
+"""Expressions inside each other; sums and chains of AND count each term."""
 LONGEST_TEXT = 1_000_000
 """Characters of the longest query: a coverage map may stand in it."""
 
@@ -109,7 +111,11 @@ def _parse_one(text: str) -> exp.Expression:
 
 
 def _check(tree: exp.Expression, allowed: tuple[type[exp.Expression], ...]) -> None:
+    depth = {id(tree.parent): 0}
     for node in tree.walk():
+        depth[id(node)] = depth[id(node.parent)] + 1
+        if depth[id(node)] > DEEPEST:
+            raise QueryError(f"this query is nested too deeply: more than {DEEPEST} expressions inside each other")
         if isinstance(node, exp.Anonymous) and node.name.lower() in _NAMED | _SKY:
             continue
         if isinstance(node, (exp.Min, exp.Max)) and len([value for value in node.args.values() if value]) > 1:

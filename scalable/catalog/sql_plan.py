@@ -87,24 +87,28 @@ def plan_sql(text: str, views: Mapping[str, View], file_views: Mapping[str, int]
         If something is unknown, not allowed, or would relate different objects; says what to do instead.
     """
     try:
-        tree, regions = _resolve(text, views, file_views or {})
-        scopes = traverse_scope(tree)
-        root = scopes[-1]
-        parts = examine(scopes, views)
-        by_object = any(KEY in view.columns for view in views.values() if not view.whole)
-        if not by_object and KEY in [name.lower() for name in tree.named_selects]:
-            # Whoever finds a column of this name takes it that an object's rows lie together.
-            raise QueryError(f"these rows are not kept by object: call the result column something else than {KEY}")
-        columns = _columns_read(scopes, views)
-        map_sql, combine_sql = tree.sql(dialect=DIALECT), ""
-        if parts[id(root)].partitioned:
-            keys = keys_of(tree, sources_of(root, parts, views))
-            if is_aggregated(tree) and not groups_by_key(root, keys):
-                map_sql, combine_sql = decompose(tree, keys)
-            else:
-                map_sql, combine_sql = finish_on_result(tree)
+        return _plan(text, views, file_views or {})
     except RecursionError:
         raise QueryError("this query is nested too deeply") from None
+
+
+def _plan(text: str, views: Mapping[str, View], file_views: Mapping[str, int]) -> SqlPlan:
+    tree, regions = _resolve(text, views, file_views)
+    scopes = traverse_scope(tree)
+    root = scopes[-1]
+    parts = examine(scopes, views)
+    by_object = any(KEY in view.columns for view in views.values() if not view.whole)
+    if not by_object and KEY in [name.lower() for name in tree.named_selects]:
+        # Whoever finds a column of this name takes it that an object's rows lie together.
+        raise QueryError(f"these rows are not kept by object: call the result column something else than {KEY}")
+    columns = _columns_read(scopes, views)
+    map_sql, combine_sql = tree.sql(dialect=DIALECT), ""
+    if parts[id(root)].partitioned:
+        keys = keys_of(tree, sources_of(root, parts, views))
+        if is_aggregated(tree) and not groups_by_key(root, keys):
+            map_sql, combine_sql = decompose(tree, keys)
+        else:
+            map_sql, combine_sql = finish_on_result(tree)
     outputs = {projection.alias_or_name: projection.unalias() for projection in tree.expressions}
     return SqlPlan(
         text,
@@ -129,6 +133,7 @@ def _resolve(text: str, views: Mapping[str, View], file_views: Mapping[str, int]
     for projection in tree.expressions:
         if not isinstance(projection, (exp.Alias, exp.Column, exp.Star)):
             projection.replace(exp.alias_(projection.copy(), projection.sql(dialect=DIALECT).lower(), quoted=True))
+    typed = {projection.alias.lower(): projection.alias for projection in tree.expressions if isinstance(projection, exp.Alias)}
     every = [name for view in views.values() for name in view.columns]
     tree = spell(tree, [*views, *file_views, *every])
     named = {cte.alias for cte in tree.find_all(exp.CTE)}
@@ -157,7 +162,17 @@ def _resolve(text: str, views: Mapping[str, View], file_views: Mapping[str, int]
     repeated = {name for name in tree.named_selects if tree.named_selects.count(name) > 1}
     if repeated:
         raise QueryError(f"two result columns are called {repeated.pop()!r}; name them apart with AS")
+    _name_as_typed(tree, typed)
     return undefined_is_null(tree), regions
+
+
+def _name_as_typed(tree: exp.Select, typed: Mapping[str, str]) -> None:
+    """Give results the names that the user typed, which were spelled like a column where they differ from it by case alone."""
+    order = tree.args.get("order")
+    names = [projection.args["alias"] for projection in tree.expressions if isinstance(projection, exp.Alias)]
+    names += [column.this for column in (order.find_all(exp.Column) if order else ()) if not column.table]
+    for name in names:
+        name.set("this", typed.get(name.name.lower(), name.name))
 
 
 def _columns_read(scopes: Sequence[Scope], views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
