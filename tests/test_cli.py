@@ -156,7 +156,7 @@ def test_a_plain_console_shows_rate_and_time_left_of_every_long_stage(monkeypatc
     [
         (["query", "SELECT Flx1 FROM detections"], USAGE, "did you mean 'Flux1'"),
         (["query", "COPY detections TO '/tmp/x'"], USAGE, "only SELECT"),
-        (["query", "SELECT 1 AS a", "--to", "answer.doc"], USAGE, "choose .parquet or .csv"),
+        (["query", "SELECT 1 AS a", "--to", "answer.doc"], FAULT, "choose .parquet, .pq, .fits"),
         (["query", "SELECT count(*) AS n FROM objects", "--store", "/nowhere"], FAULT, "no committed version"),
         (["run", "/nowhere/survey.yaml"], USAGE, "cannot be read"),
         (["help", "store.leafmb"], USAGE, "did you mean 'leaf_mb'"),

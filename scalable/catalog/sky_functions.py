@@ -62,12 +62,12 @@ def take_regions(tree: Tree, position: Sequence[str], radians: Collection[str] =
             short = len(arguments) == _SHORT[name] if name in _SHORT else plain
             place = _own_position(node, position) if short else arguments[:2]
             return ask(place, _region(name, arguments if short else arguments[2:], node))
-        if isinstance(node, (exp.EQ, exp.NEQ)) and isinstance(node.left, exp.Contains):
-            inside = {"1": isinstance(node, exp.EQ), "0": isinstance(node, exp.NEQ)}.get(node.right.sql())
-            if inside is None:
+        if isinstance(node, exp.EQ) and any(isinstance(side, exp.Contains) for side in (node.left, node.right)):
+            geometry, wanted = (node.left, node.right) if isinstance(node.left, exp.Contains) else (node.right, node.left)
+            if wanted.sql() not in ("0", "1"):
                 _refuse(node, "CONTAINS(…) = 1, or = 0")
-            found = _adql(node.left, ask)
-            return found if inside else exp.Not(this=found)
+            found = _adql(geometry, ask)
+            return found if wanted.sql() == "1" else exp.Not(this=found)
         return node
 
     tree = tree.transform(question)

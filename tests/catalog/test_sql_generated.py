@@ -29,7 +29,7 @@ def store(sky: Sky, tmp_path_factory: pytest.TempPathFactory) -> Collection:
     """Enough leaves to split over, few enough for many queries."""
     folder = tmp_path_factory.mktemp("generated")
     survey = open_survey(write_tables(sky, folder))
-    small = survey.model_copy(update={"store": survey.store.model_copy(update={"leaf_mb": 0.5})})
+    small = survey.model_copy(update={"store": survey.store.model_copy(update={"leaf_mb": 0.8})})
     with dask.config.set(scheduler="threads"):
         return ingest(small, into=folder / "store")
 
@@ -53,7 +53,7 @@ def whole(store: Collection) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @pytest.mark.parametrize("block", [pytest.param(n, marks=[] if n < 3 else pytest.mark.long) for n in range(10)])
 def test_generated_queries_answer_as_one_database_does(store: Collection, whole: duckdb.DuckDBPyConnection, block: int) -> None:
-    assert len(store.detections.leaves) >= 6
+    assert len(store.detections.leaves) >= 4
     given = 0
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
         query = Grammar(seed).query()
