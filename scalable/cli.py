@@ -30,6 +30,7 @@ _LAZY = {
     "SkySpec": "scalable.synthetic.sky",
     "make_sky": "scalable.synthetic.sky",
     "write_tables": "scalable.synthetic.tables",
+    "WRITERS": "scalable.io.export",
     "input_bytes": "scalable.catalog.ingest",
     "model_at": "scalable.survey",
     "field_names": "scalable.survey",
@@ -419,7 +420,10 @@ def query(
     workers: int | None,
 ) -> None:
     """Ask a store in SQL: objects, detections, observations, and one view per file; EXPLAIN SELECT … says how it is done."""
-    if not statement and not views:
+    endings = _lazy("WRITERS")
+    if to is not None and to.suffix.lower() not in endings:
+        raise click.BadParameter(f"{to.suffix or 'no ending'}: choose {', '.join(endings)}", param_hint="--to")
+    if not statement.strip() and not views:
         raise click.UsageError("give a SELECT statement, or --views to see what can be asked")
     collection = scalable.open_collection(store)
     if views:

@@ -194,9 +194,7 @@ def read_layout(path: Place) -> Layout:
     collection = path / "collection.properties"
     if collection.exists():
         path = path / _property(read_properties(collection), "hats_primary_table_url", collection)
-    # Older tools wrote only one of the two.
-    only = (path / "properties").is_file() and not (path / "hats.properties").is_file()
-    properties = read_properties(path / ("properties" if only else "hats.properties"))
+    properties = _properties(path)
     made_from: tuple[str, ...] = ()
     if properties.get("hats_builder", BUILDER) == BUILDER:
         schema, rows = _own_leaves(path)
@@ -209,6 +207,15 @@ def read_layout(path: Place) -> Layout:
     along = sorted(rows, key=Pixel.from_hats_path)
     leaves = tuple(LeafInfo(name, rows[name], int(rows[name] * row_bytes)) for name in along)
     return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves, made_from)
+
+
+def _properties(path: Place) -> dict[str, str]:
+    """Read the properties of a catalogue, of which older tools wrote only the copy."""
+    if not (path / "hats.properties").is_file() and (path / "properties").is_file():
+        properties = read_properties(path / "properties")
+        if properties.get("hats_builder", BUILDER) != BUILDER:
+            return properties
+    return read_properties(path / "hats.properties")
 
 
 def _own_leaves(path: Place) -> tuple[pa.Schema, dict[str, int]]:

@@ -233,7 +233,8 @@ from hats_import.catalog.arguments import ImportArguments
 from hats_import.pipeline import pipeline_with_client
 arguments = ImportArguments(
     ra_column="ra", dec_column="dec", input_path={str(tmp_path / "input")!r}, file_reader="parquet",
-    output_artifact_name="imported", output_path={str(tmp_path)!r}, pixel_threshold=150, highest_healpix_order=8, progress_bar=False, catalog_type="object",
+    output_artifact_name="imported", output_path={str(tmp_path)!r}, catalog_type="object",
+    pixel_threshold=150, highest_healpix_order=8, progress_bar=False,
 )
 if __name__ == "__main__":
     with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
