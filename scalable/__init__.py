@@ -1,10 +1,7 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `plan_append`,
-`append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `crossmatch`,
-`crossmatch_many`, `variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`,
-`id_search`, `sql`, `write_catalog`), run (`run`, `connect`).
-Each is loaded when it is first used, so that importing this package costs nothing.
+The words to learn are listed by stage in ``_PUBLIC``: describe, ingest, combine, run. Each is loaded when it is first used, so
+that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +39,13 @@ _PUBLIC = {
     "undo": "scalable.catalog.undo",
     "cone_search": "scalable.catalog.search",
     "id_search": "scalable.catalog.search",
+    "box_search": "scalable.catalog.search",
+    "polygon_search": "scalable.catalog.search",
+    "moc_search": "scalable.catalog.search",
     "sql": "scalable.catalog.sql",
+    "explain_sql": "scalable.catalog.sql_explain",
+    "list_views": "scalable.catalog.sql_explain",
+    "write_table": "scalable.catalog.export",
     "write_catalog": "scalable.catalog.write",
     # run
     "connect": "scalable.cluster",

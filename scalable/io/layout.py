@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from scalable.errors import StoreError
 from scalable.io.atomic import write_text
+from scalable.io.foreign_layout import foreign_leaves, placed
 from scalable.io.parquet import Leaf, read_schema, write_common_metadata, write_footers
 from scalable.io.remote import Place, opened
 from scalable.schema import Schema
@@ -45,13 +47,22 @@ class LeafInfo:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a HATS catalogue folder says about itself; leaves in order along the sky."""
+    """What a HATS catalogue folder says about itself; leaves in order along the sky.
+
+    ``made_from`` are the columns that ``_healpix_29`` is made from, where the leaves of another tool have none.
+    """
 
     path: Place
     name: str
     properties: Mapping[str, str]
     schema: pa.Schema
     leaves: tuple[LeafInfo, ...]
+    made_from: tuple[str, ...] = ()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another tool made it."""
+        return self.properties.get("hats_builder", BUILDER) != BUILDER
 
 
 def finish_catalog(
@@ -162,7 +173,14 @@ def read_properties(path: Place) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); is this a HATS catalogue?") from error
     pairs = (line.partition("=") for line in lines if line.strip() and not line.lstrip().startswith(("#", "!")))
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return {key.strip(): _ESCAPED.sub(_unescaped, value.strip()) for key, _, value in pairs}
+
+
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})|\\(.)")
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else match[2]
 
 
 def read_layout(path: Place) -> Layout:
@@ -176,23 +194,44 @@ def read_layout(path: Place) -> Layout:
     collection = path / "collection.properties"
     if collection.exists():
         path = path / _property(read_properties(collection), "hats_primary_table_url", collection)
-    properties = read_properties(path / "hats.properties")
+    properties = _properties(path)
+    made_from: tuple[str, ...] = ()
+    if properties.get("hats_builder", BUILDER) == BUILDER:
+        schema, rows = _own_leaves(path)
+    else:
+        schema, rows = foreign_leaves(path, properties)
+        schema, made_from = placed(schema, properties, HEALPIX_COLUMN)
+    row_bytes = Schema.from_arrow(schema).row_bytes
+    # Units stand on the fields; the copies for other readers stay on disk.
+    schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k == META_KEY})
+    along = sorted(rows, key=Pixel.from_hats_path)
+    leaves = tuple(LeafInfo(name, rows[name], int(rows[name] * row_bytes)) for name in along)
+    return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves, made_from)
+
+
+def _properties(path: Place) -> dict[str, str]:
+    """Read the properties of a catalogue, of which older tools wrote only the copy."""
+    if not (path / "hats.properties").is_file() and (path / "properties").is_file():
+        properties = read_properties(path / "properties")
+        if properties.get("hats_builder", BUILDER) != BUILDER:
+            return properties
+    return read_properties(path / "hats.properties")
+
+
+def _own_leaves(path: Place) -> tuple[pa.Schema, dict[str, int]]:
+    """Return the schema and the rows of each leaf of a catalogue of ours, which holds all metadata."""
     try:
         schema, metadata = read_footers(path / "dataset")
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: metadata of the catalogue cannot be read ({error})") from error
-    rows: dict[Pixel, int] = {}
+    rows: dict[str, int] = {}
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        pixel = Pixel.from_hats_path(group.column(0).file_path)
-        rows[pixel] = rows.get(pixel, 0) + group.num_rows
-    if read_pixels(path) != set(rows):
+        name = Pixel.from_hats_path(group.column(0).file_path).hats_path
+        rows[name] = rows.get(name, 0) + group.num_rows
+    if {pixel.hats_path for pixel in read_pixels(path)} != set(rows):
         raise StoreError(f"{path}: partition_info.csv and _metadata name different leaves; the catalogue is damaged")
-    row_bytes = Schema.from_arrow(schema).row_bytes
-    # Units stand on the fields; the copies for other readers stay on disk.
-    schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k == META_KEY})
-    leaves = tuple(LeafInfo(pixel.hats_path, rows[pixel], int(rows[pixel] * row_bytes)) for pixel in sorted(rows))
-    return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves)
+    return schema, rows
 
 
 def read_pixels(path: Place) -> set[Pixel]:
@@ -218,7 +257,7 @@ class Margin:
 
 
 def read_margin(path: Place) -> Margin | None:
-    """Return the default margin of the collection that a catalogue on this machine is a member of, None where it has none."""
+    """Return the default margin of the collection that a catalogue of ours on this machine is a member of, if it has one."""
     collection = path.parent / "collection.properties"
     if not isinstance(path, Path) or not collection.exists():
         return None
@@ -227,8 +266,10 @@ def read_margin(path: Place) -> Margin | None:
     folder = path.parent / name
     if properties.get("hats_primary_table_url") != path.name or not name or not (folder / "hats.properties").exists():
         return None
-    threshold = float(read_properties(folder / "hats.properties").get("hats_margin_threshold", 0))
-    return Margin(f"../{name}/", threshold, frozenset(read_pixels(folder)))
+    margin = read_properties(folder / "hats.properties")
+    if margin.get("hats_builder") != BUILDER:
+        return None
+    return Margin(f"../{name}/", float(margin["hats_margin_threshold"]), frozenset(read_pixels(folder)))
 
 
 def read_footers(dataset: Place) -> tuple[pa.Schema, pq.FileMetaData]:

@@ -161,6 +161,18 @@ def read_leaf(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
     StoreError
         If the file is missing or damaged; names it.
     """
+    pieces = [_read_file(file, columns) for file in leaf_files(path)]
+    return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces)
+
+
+def leaf_files(path: Place) -> list[Place]:
+    """Return the files of a leaf: itself, or where it is a folder, those in it by name."""
+    if isinstance(path, Path) and path.is_dir():
+        return [*sorted(path.glob("*.parquet"))]
+    return [path]
+
+
+def _read_file(path: Place, columns: Sequence[str] | None) -> pa.Table:
     try:
         with opened(path) as source:
             # One thread: the caller runs one task per core already. On a server, neighbouring parts come in one request.
@@ -204,12 +216,8 @@ def write_footers(footers: Sequence[bytes], path: Path) -> None:
 
 def write_common_metadata(schema: pa.Schema, path: Path) -> None:
     """Write ``_common_metadata``: the Arrow schema, with units, UCDs and descriptions as VOParquet and as field metadata."""
-    header = votable_header(Schema.from_arrow(schema))
-    votable = {b"IVOA.VOTable-Parquet.version": b"1.0", b"IVOA.VOTable-Parquet.content": header}
-    # astropy takes the width of a text column from here; without it, it measures rows, of which this file has none.
-    widths = {f"table::len::{f.name}".encode(): TEXT_WIDTH.encode() for f in schema if pa.types.is_string(f.type)}
     sink = io.BytesIO()
-    pq.write_metadata(schema.with_metadata({**(schema.metadata or {}), **votable, **widths}), sink)
+    pq.write_metadata(with_votable(schema), sink)
     write_bytes(path, sink.getvalue())
 
 
@@ -219,18 +227,35 @@ def read_schema(path: Place) -> pa.Schema:
         return pq.read_schema(file)
 
 
-def votable_header(schema: Schema) -> bytes:
-    """Return the VOTable document without data that describes the columns."""
+def with_votable(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with the VOParquet header among its metadata."""
+    header = votable_header(Schema.from_arrow(schema))
+    votable = {b"IVOA.VOTable-Parquet.version": b"1.0", b"IVOA.VOTable-Parquet.content": header}
+    # astropy takes the width of a text column from here; without it, it measures rows, of which such a file may have none.
+    widths = {f"table::len::{f.name}".encode(): TEXT_WIDTH.encode() for f in schema if pa.types.is_string(f.type)}
+    return schema.with_metadata({**(schema.metadata or {}), **votable, **widths})
+
+
+def votable_header(schema: Schema, types: Mapping[str, tuple[str, str | None]] | None = None) -> bytes:
+    """Return the VOTable document without data that describes the columns, by default as Parquet stores them.
+
+    Parameters
+    ----------
+    schema : Schema
+        The columns.
+    types : mapping, optional
+        Datatype and arraysize by column, for another encoding.
+    """
     document = VOTableFile(version="1.4")
     resource = Resource()
     document.resources.append(resource)
     table = TableElement(document)
     resource.tables.append(table)
     for column in schema:
-        datatype, sizes = _votable_type(column.dtype)
-        # Only the last of several sizes may be open, and astropy knows no arrays of texts.
-        open_size = "*" in sizes[:-1] or (datatype == "unicodeChar" and len(sizes) > 1)
-        arraysize = "*" if open_size else "x".join(sizes) or None
+        if pa.types.is_struct(column.dtype):
+            # VOTable has no word for a nested column.
+            continue
+        datatype, arraysize = types[column.name] if types else _parquet_type(column.dtype)
         field = Field(document, name=column.name, datatype=datatype, arraysize=arraysize, unit=column.unit or None)
         field.ucd = column.ucd or None
         field.description = column.description or None
@@ -241,6 +266,14 @@ def votable_header(schema: Schema) -> bytes:
         warnings.simplefilter("ignore", VOWarning)
         document.to_xml(sink)
     return sink.getvalue()
+
+
+def _parquet_type(dtype: pa.DataType) -> tuple[str, str | None]:
+    """Return datatype and arraysize of a column as Parquet stores it."""
+    datatype, sizes = _votable_type(dtype)
+    # Only the last of several sizes may be open, and astropy knows no arrays of texts.
+    open_size = "*" in sizes[:-1] or (datatype == "unicodeChar" and len(sizes) > 1)
+    return datatype, "*" if open_size else "x".join(sizes) or None
 
 
 def _votable_type(dtype: pa.DataType) -> tuple[str, list[str]]:

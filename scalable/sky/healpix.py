@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from astropy import units as u
@@ -108,21 +108,47 @@ def outline(pixel: Pixel, steps: int = 8) -> tuple[NDArray[np.float64], NDArray[
 def cone_ranges(ra_deg: float, dec_deg: float, radius_arcsec: float) -> NDArray[np.int64]:
     """Return order-29 ranges, shape (n, 2), of cells that may hold points within ``radius_arcsec`` of a position.
 
-    Cells are cut in four until they lie in the cone, outside, or are small against it. `cdshealpix.nested.cone_search` is not
-    used: it loses cells of cones beyond some degrees (measured with version 0.9.0).
+    `cdshealpix.nested.cone_search` is not used: it loses cells of cones beyond some degrees (measured with version 0.9.0).
     """
-    depth = min(MAX_ORDER, ring_order(max(radius_arcsec, 1e-3)) + 2)
     radius, ra, dec = math.radians(radius_arcsec / 3600), math.radians(ra_deg), math.radians(dec_deg)
+
+    def distance(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon, lat = np.radians(ra_deg), np.radians(dec_deg)
+        haversine = np.sin((lat - dec) / 2) ** 2 + np.cos(lat) * math.cos(dec) * np.sin((lon - ra) / 2) ** 2
+        return 2 * np.arcsin(np.sqrt(np.minimum(1.0, haversine))) - radius
+
+    return covering(distance, depth=min(MAX_ORDER, ring_order(max(radius_arcsec, 1e-3)) + 2))
+
+
+def covering(
+    distance: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    depth: int = MAX_ORDER,
+    most_cells: int = 8_000,
+) -> NDArray[np.int64]:
+    """Return order-29 ranges, shape (n, 2), of cells that hold all of a region, and some more.
+
+    Cells are cut in four until they lie in the region, outside, or are small against it.
+
+    Parameters
+    ----------
+    distance : callable
+        Gives for positions [deg] the distance to the border of the region [rad] or less, negative inside.
+    depth : int
+        Order of the smallest cells.
+    most_cells : int
+        As soon as more cells than these lie on the border, they are not cut further.
+    """
     cells = np.arange(12, dtype=np.int64)
     starts, stops = [], []
     for order in range(depth + 1):
-        lon, lat = (angle.to_value(u.rad) for angle in nested.healpix_to_lonlat(cells.astype(np.uint64), order, num_threads=1))
-        haversine = np.sin((lat - dec) / 2) ** 2 + np.cos(lat) * math.cos(dec) * np.sin((lon - ra) / 2) ** 2
-        distance = 2 * np.arcsin(np.sqrt(np.minimum(1.0, haversine)))
+        lon, lat = (angle.to_value(u.deg) for angle in nested.healpix_to_lonlat(cells.astype(np.uint64), order, num_threads=1))
+        apart = distance(lon, lat)
         # What rounding may add to an angle is far below the smallest cell.
         reach = _cell_radius(order) + 1e-14
-        near = distance <= radius + reach
-        done = near & ((distance <= radius - reach) | (order == depth))
+        near = apart <= reach
+        last = order == depth or 4 * np.count_nonzero(near & (apart > -reach)) > most_cells
+        done = near & ((apart <= -reach) | last)
         shift = 2 * (MAX_ORDER - order)
         starts.append(cells[done] << shift)
         stops.append(cells[done] + 1 << shift)
@@ -183,7 +209,7 @@ def near_pixel(
     gap = 2 * SIDE_ARCSEC / (1 << pixel.order) / _SAMPLES
     near: NDArray[np.bool_] = _arcsec(chord) <= radius_arcsec + gap
     doubtful = np.flatnonzero(near)
-    exact = _refined(pixel, _unit(ra_deg[doubtful], dec_deg[doubtful]), side[doubtful], step[doubtful])
+    exact = _refined(pixel, unit_vectors(ra_deg[doubtful], dec_deg[doubtful]), side[doubtful], step[doubtful])
     near[doubtful] = exact <= radius_arcsec
     return near
 
@@ -195,7 +221,7 @@ def _nearest_sample(
     sides = np.repeat(np.arange(4), _SAMPLES)
     steps = np.tile((np.arange(_SAMPLES) + 0.5) / _SAMPLES, 4)
     border = _on_side(_corners(pixel), sides, steps)
-    point = _unit(ra_deg, dec_deg)
+    point = unit_vectors(ra_deg, dec_deg)
     # The nearest sample has the largest cosine; blocks bound the memory of the table of all pairs.
     nearest = np.concatenate([np.argmax(block @ border.T, axis=1) for block in np.array_split(point, len(point) // 4096 + 1)])
     return sides[nearest], steps[nearest], _chord(point, border[nearest])
@@ -242,10 +268,11 @@ def _on_side(corners: NDArray[np.float64], side: NDArray[np.int64], step: NDArra
     plane = corners[side] + step[:, None] * (np.roll(corners, -1, axis=0) - corners)[side]
     # Twice: a hair below 0 gives 8 itself at first.
     lon, lat = nested.xy_to_lonlat(plane[:, 0] % 8.0 % 8.0, np.clip(plane[:, 1], -2.0, 2.0), num_threads=1)
-    return _unit(lon.to_value(u.deg), lat.to_value(u.deg))
+    return unit_vectors(lon.to_value(u.deg), lat.to_value(u.deg))
 
 
-def _unit(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit_vectors(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Cartesian unit vectors, shape (n, 3), of positions [deg]."""
     ra, dec = np.radians(ra_deg), np.radians(dec_deg)
     return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
