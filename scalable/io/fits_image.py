@@ -35,7 +35,7 @@ from scalable.io.image_reader import ImageFile, ImageHdu, Pixels, Window, checke
 from scalable.io.remote import local_copy
 
 _STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
-_OTHER_SIGN = {(8, -128): "i1", (16, 1 << 15): "u2", (32, 1 << 31): "u4", (64, 1 << 63): "u8"}
+_OTHER_SIGN: dict[tuple[int, float], str] = {(8, -128): "i1", (16, 1 << 15): "u2", (32, 1 << 31): "u4", (64, 1 << 63): "u8"}
 _NARROW = 4
 """A window less wide than this part of the image is read row by row; a wider one with all columns at once."""
 
@@ -168,10 +168,10 @@ class _FitsImages:
         start = info.data_at + (plane * rows + window.y0) * columns * size
         if width * _NARROW >= columns:
             whole = np.empty((height, columns), info.stored)
-            self.file.read_into(memoryview(whole).cast("B"), start, info.number)
+            self.file.read_into(_bytes(whole), start, info.number)
             return whole[:, window.x0 : window.x1]
         part = np.empty((height, width), info.stored)
-        view, step = memoryview(part).cast("B"), width * size
+        view, step = _bytes(part), width * size
         for row in range(height):
             at = start + (row * columns + window.x0) * size
             self.file.read_into(view[row * step : (row + 1) * step], at, info.number)
@@ -204,3 +204,7 @@ class _FitsImages:
         """Close what astropy opened."""
         if "_astropy" in self.__dict__:
             self._astropy.close()
+
+
+def _bytes(pixels: Pixels) -> memoryview:
+    return memoryview(pixels).cast("B")  # type: ignore[arg-type]

@@ -83,7 +83,7 @@ def around_pixel(pixel: Pixel, *, radius_arcsec: float) -> NDArray[np.int64]:
     if pixel.order < ring - 1:
         return with_ring(pixel, ring)
     lon, lat = nested.healpix_to_lonlat(np.array([pixel.index], dtype=np.uint64), pixel.order, num_threads=1)
-    reach = math.degrees(_cell_radius(pixel.order)) * 3600 + radius_arcsec
+    reach = math.degrees(cell_radius(pixel.order)) * 3600 + radius_arcsec
     return cone_ranges(float(lon.to_value(u.deg)[0]), float(lat.to_value(u.deg)[0]), reach)
 
 
@@ -119,7 +119,7 @@ def cone_ranges(ra_deg: float, dec_deg: float, radius_arcsec: float) -> NDArray[
         haversine = np.sin((lat - dec) / 2) ** 2 + np.cos(lat) * math.cos(dec) * np.sin((lon - ra) / 2) ** 2
         distance = 2 * np.arcsin(np.sqrt(np.minimum(1.0, haversine)))
         # What rounding may add to an angle is far below the smallest cell.
-        reach = _cell_radius(order) + 1e-14
+        reach = cell_radius(order) + 1e-14
         near = distance <= radius + reach
         done = near & ((distance <= radius - reach) | (order == depth))
         shift = 2 * (MAX_ORDER - order)
@@ -129,7 +129,7 @@ def cone_ranges(ra_deg: float, dec_deg: float, radius_arcsec: float) -> NDArray[
     return merge_ranges(np.concatenate(starts), np.concatenate(stops))
 
 
-def _cell_radius(order: int) -> float:
+def cell_radius(order: int) -> float:
     """Return the largest angle between the centre and a corner of any cell of an order [rad] (as HEALPix C++, max_pixrad)."""
     side = 2**order
     height, top = 2 / 3, 1 - (1 - 1 / side) ** 2 / 3
@@ -137,6 +137,12 @@ def _cell_radius(order: int) -> float:
     turn = math.pi / (4 * side)
     chord = math.dist((width * math.cos(turn), width * math.sin(turn), height), (narrow, 0.0, top))
     return 2 * math.asin(chord / 2)
+
+
+def centres(cells: NDArray[np.int64], order: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return right ascension and declination [deg] of the middles of cells."""
+    lon, lat = nested.healpix_to_lonlat(cells.astype(np.uint64), order, num_threads=1)
+    return lon.to_value(u.deg), lat.to_value(u.deg)
 
 
 def neighbours(cells: NDArray[np.int64], order: int) -> NDArray[np.int64]:
@@ -167,7 +173,7 @@ def near_pixel(
     gap = 2 * SIDE_ARCSEC / (1 << pixel.order) / _SAMPLES
     near: NDArray[np.bool_] = _arcsec(chord) <= radius_arcsec + gap
     doubtful = np.flatnonzero(near)
-    exact = _refined(pixel, _unit(ra_deg[doubtful], dec_deg[doubtful]), side[doubtful], step[doubtful])
+    exact = _refined(pixel, unit_vectors(ra_deg[doubtful], dec_deg[doubtful]), side[doubtful], step[doubtful])
     near[doubtful] = exact <= radius_arcsec
     return near
 
@@ -179,7 +185,7 @@ def _nearest_sample(
     sides = np.repeat(np.arange(4), _SAMPLES)
     steps = np.tile((np.arange(_SAMPLES) + 0.5) / _SAMPLES, 4)
     border = _on_side(_corners(pixel), sides, steps)
-    point = _unit(ra_deg, dec_deg)
+    point = unit_vectors(ra_deg, dec_deg)
     # The nearest sample has the largest cosine; blocks bound the memory of the table of all pairs.
     nearest = np.concatenate([np.argmax(block @ border.T, axis=1) for block in np.array_split(point, len(point) // 4096 + 1)])
     return sides[nearest], steps[nearest], _chord(point, border[nearest])
@@ -226,10 +232,11 @@ def _on_side(corners: NDArray[np.float64], side: NDArray[np.int64], step: NDArra
     plane = corners[side] + step[:, None] * (np.roll(corners, -1, axis=0) - corners)[side]
     # Twice: a hair below 0 gives 8 itself at first.
     lon, lat = nested.xy_to_lonlat(plane[:, 0] % 8.0 % 8.0, np.clip(plane[:, 1], -2.0, 2.0), num_threads=1)
-    return _unit(lon.to_value(u.deg), lat.to_value(u.deg))
+    return unit_vectors(lon.to_value(u.deg), lat.to_value(u.deg))
 
 
-def _unit(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit_vectors(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return positions [deg] as unit vectors, shape (n, 3)."""
     ra, dec = np.radians(ra_deg), np.radians(dec_deg)
     return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
