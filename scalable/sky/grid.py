@@ -13,7 +13,7 @@ import numpy as np
 from astropy import units as u
 from astropy.coordinates import ICRS, SkyCoord
 from astropy.io import fits
-from astropy.wcs import WCS, FITSFixedWarning, WcsError
+from astropy.wcs import WCS, FITSFixedWarning, Sip, WcsError
 from astropy.wcs.utils import wcs_to_celestial_frame
 from numpy.typing import NDArray
 
@@ -52,15 +52,24 @@ def read_wcs(header: bytes, primary: bytes = b"") -> WCS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
-            wcs = WCS(cards)
-            sky = wcs.celestial
+            # Not `celestial`, which changes the order of the axes where declination comes first.
+            sky = WCS(cards, naxis=2)
     except (WcsError, ValueError, KeyError, IndexError, MemoryError, AssertionError) as error:
         raise ValueError(f"its world coordinates cannot be read ({error}); correct CTYPE, CRVAL, CD and their like") from error
     if sky.naxis != 2 or not sky.has_celestial:
         raise ValueError("no celestial world coordinates (CTYPE1, CTYPE2); without them nobody knows where it is on the sky")
-    # What an image is cut from does not matter here.
-    sky.pixel_shape = None
     return sky
+
+
+def shifted(wcs: WCS, y0: int, x0: int) -> WCS:
+    """Return the world coordinates of a window that begins at a row and column, which may lie outside of the image."""
+    moved = wcs.deepcopy()
+    moved.wcs.crpix = moved.wcs.crpix - np.array([x0, y0])
+    if wcs.sip is not None:
+        sip = wcs.sip
+        moved.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - np.array([x0, y0]))
+    moved.pixel_shape = None
+    return moved
 
 
 def to_pixel(wcs: WCS, ra_deg: Floats, dec_deg: Floats) -> tuple[Floats, Floats]:
