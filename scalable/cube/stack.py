@@ -234,7 +234,7 @@ def _sized(
             raise SurveyError("size: give the pixels of a cutout, or a CutoutSize")
         side = _sides(where, things, asked)
         step = float(grid) if isinstance(grid, int | float) else finest
-        pixels = asked.pixels or math.ceil(float(np.nanmax(side)) / step - 1e-9)
+        pixels = asked.pixels or math.ceil(float(np.nanmax(side)) / step - 0.01)
         stretched = asked.pixels is not None and np.isfinite(side).all() and not isinstance(grid, int | float)
         scale = side / pixels if stretched else np.full(len(side), step)
         if resampling == "native" or isinstance(grid, str):
