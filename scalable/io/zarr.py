@@ -351,6 +351,7 @@ class LazyShards(BackendArray):
         rows: NDArray[np.int64] = np.atleast_1d(np.arange(self.shape[0])[key[0]])
         found = self.array.read(rows)
         for axis, part in enumerate(key[1:], start=1):
-            found = np.take(found, np.atleast_1d(np.arange(self.shape[axis])[part]), axis) if part != slice(None) else found
+            if not isinstance(part, slice) or part != slice(None):
+                found = np.take(found, np.atleast_1d(np.arange(self.shape[axis])[part]), axis)
         squeeze = tuple(axis for axis, part in enumerate(key) if isinstance(part, int | np.integer))
         return found.squeeze(axis=squeeze) if squeeze else found

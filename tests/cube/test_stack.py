@@ -1,4 +1,4 @@
-"""A cube's pixels are those of the images that show its objects: bit for bit, or moved with their flux; nothing is a silent zero."""
+"""A cube's pixels are those of the images that show its objects, bit for bit or moved with their flux; no zero is silent."""
 
 from __future__ import annotations
 
