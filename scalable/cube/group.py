@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from scalable.errors import ScalableError, SurveyError
 from scalable.io.exposures import Exposure, Plane
 from scalable.io.image_reader import ImageFile, ImageReader, Window
 from scalable.kernels.resample import resample, resample_mask
-from scalable.kernels.stack import PixelState, combine, cover, pixel_states, place, strips, window_start
+from scalable.kernels.stack import PixelState, combine, mark, place, strips, window_start
 from scalable.sky.grid import read_wcs, shifted, tangent, to_pixel, to_sky, whole_shift
 from scalable.sky.healpix import unit_vectors
 
@@ -119,7 +120,7 @@ class _Cut:
     objects: Ints
     image: Pixels
     ivar: NDArray[np.float32]
-    bits: NDArray[np.int32]
+    mask: NDArray[np.int32]
     state: NDArray[np.uint8]
     scale_arcsec: Floats
     grid: Ints
@@ -190,7 +191,13 @@ def _opened(group: Group, recipe: Recipe, reader: ImageReader) -> Iterator[tuple
 
 
 def _wcs(exposure: Exposure, file: ImageFile) -> WCS:
-    return read_wcs(file.hdus[exposure.hdu].header, file.hdus[0].header)
+    return _parsed(file.hdus[exposure.hdu].header, file.hdus[0].header, threading.get_ident())
+
+
+@lru_cache(maxsize=256)
+def _parsed(header: bytes, primary: bytes, _thread: int) -> WCS:
+    """Read world coordinates; each thread has its own, as their library may write into them."""
+    return read_wcs(header, primary)
 
 
 def _shown(exposure: Exposure, wcs: WCS, group: Group, recipe: Recipe) -> tuple[Ints, Floats, Floats]:
@@ -258,10 +265,11 @@ class _Shown:
         if not kept.any():
             return None
         copied = np.array([n for n in np.flatnonzero(kept) if n not in targets], np.int64)
-        image, ivar, bits, inside = self._copied(len(objects), copied, y0, x0, planes)
-        state = pixel_states(image, ivar if self.recipe.weight else None, bits, inside, self.recipe.bad_bits)
+        image, ivar, bits, state = self._copied(len(objects), copied, y0, x0, planes)
         for n, target in targets.items():
             image[n], ivar[n], bits[n], state[n] = self._resampled(target, planes)
+        if kept.all():
+            return _Cut(self.exposure, self.number, objects, image, ivar, bits, state, scale, grid, at_y, at_x)
         return _Cut(
             self.exposure, self.number, objects[kept], image[kept], ivar[kept], bits[kept], state[kept],
             scale[kept], grid[kept], at_y[kept], at_x[kept],
@@ -297,22 +305,28 @@ class _Shown:
 
     def _copied(
         self, count: int, copied: Ints, y0: Ints, x0: Ints, planes: dict[str, tuple[ImageFile, Plane]]
-    ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_]]:
+    ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.int32], NDArray[np.uint8]]:
         """Cut windows as they are."""
         size, shape = self.recipe.size, self.exposure.shape
         image = np.full((count, size, size), np.nan, self.recipe.dtype)
-        ivar = np.full(image.shape, np.nan if not self.recipe.weight else 0, np.float32)
+        ivar = np.zeros(image.shape, np.float32)
         bits = np.zeros(image.shape, np.int32)
-        inside = np.zeros(image.shape, np.bool_)
         y, x = y0[copied], x0[copied]
-        cover(shape, y, x, copied, inside)
         for which, (top, bottom, left, right) in strips(y, x, size, shape, STRIP_PIXELS):
             window = Window(top, bottom, left, right)
             for kind, out in (("image", image), ("weight", ivar), ("mask", bits)):
                 if kind in planes:
                     part = self._read(kind, planes, window)
                     place(part, top, left, y[which], x[which], copied[which], out)
-        return image, ivar, bits, inside
+        return image, ivar, bits, self._states(image, ivar, bits, shape, y, x, copied)
+
+    def _states(
+        self, image: Pixels, ivar: Pixels, bits: Pixels, shape: tuple[int, int], y0: Ints, x0: Ints, slots: Ints
+    ) -> NDArray[np.uint8]:
+        state = np.empty(image.shape, np.uint8)
+        bad = (-1 if self.recipe.bad_bits is None else self.recipe.bad_bits) if self.recipe.mask else 0
+        mark(image, ivar, bool(self.recipe.weight), bits, bad, shape, y0, x0, slots, state)
+        return state
 
     def _read(self, kind: str, planes: dict[str, tuple[ImageFile, Plane]], window: Window) -> Pixels:
         file, plane = planes[kind]
@@ -350,8 +364,9 @@ class _Shown:
         image = np.asarray(self._read("image", planes, window), np.float64)
         weight = np.asarray(self._read("weight", planes, window), np.float64) if "weight" in planes else None
         bits = self._read("mask", planes, window) if "mask" in planes else np.zeros(image.shape, np.int32)
-        whole = np.ones(image.shape, np.bool_)
-        bad = pixel_states(image, weight, bits, whole, self.recipe.bad_bits) != PixelState.MEASURED
+        first = np.zeros(1, np.int64)
+        spare = image if weight is None else weight
+        bad = self._states(image[None], spare[None], bits[None], image.shape, first, first, first)[0] != PixelState.MEASURED
         part = shifted(self.wcs, top, left)
         method, flux = self.recipe.resampling, self.recipe.flux
         with _ONE_AT_A_TIME:
@@ -376,44 +391,45 @@ def _band(cuts: Sequence[_Cut], group: Group, recipe: Recipe) -> dict[str, Pixel
         slots.append(filled[cut.objects])
         filled[cut.objects] += 1
     depth = recipe.epochs or int(filled.max(initial=0))
-    pixels = (depth, count, size, size)
-    image, ivar = np.full(pixels, np.nan, recipe.dtype), np.full(pixels, np.nan, np.float32)
-    bits, state = np.zeros(pixels, np.int32), np.full(pixels, PixelState.NOT_OBSERVED, np.uint8)
+    planes = {"image": (recipe.dtype, np.nan), "state": (np.uint8, PixelState.NOT_OBSERVED)}
+    planes |= {"ivar": (np.float32, np.nan)} if recipe.weight else {}
+    planes |= {"mask": (np.int32, 0)} if recipe.mask else {}
+    if depth == 1 and len(cuts) == 1 and len(cuts[0].objects) == count:
+        stacks: dict[str, Pixels] = {name: getattr(cuts[0], name)[None] for name in planes}
+    else:
+        stacks = {name: np.full((depth, count, size, size), fill, dtype) for name, (dtype, fill) in planes.items()}
+        for cut, slot in zip(cuts, slots, strict=True):
+            for name, stack in stacks.items():
+                stack[slot, cut.objects] = getattr(cut, name)
     numbers = {name: np.full((depth, count), -1, np.int32) for name in ("exposure", "grid", "y0", "x0")}
     values = {name: np.full((depth, count), np.nan) for name in ("mjd", "psf_fwhm", "pixel_scale", "downsampling")}
     for cut, slot in zip(cuts, slots, strict=True):
         where = slot, cut.objects
-        image[where], ivar[where], bits[where], state[where] = cut.image, cut.ivar, cut.bits, cut.state
         numbers["exposure"][where], numbers["grid"][where] = cut.number, cut.grid
         numbers["y0"][where], numbers["x0"][where] = cut.y0, cut.x0
         values["mjd"][where], values["psf_fwhm"][where] = cut.exposure.mjd, cut.exposure.psf_fwhm_arcsec
         values["pixel_scale"][where] = cut.scale_arcsec
         values["downsampling"][where] = cut.scale_arcsec / cut.exposure.footprint.scale_arcsec
-    fill_fraction: Pixels
     if recipe.epochs:
-        arrays = {"image": image, "ivar": ivar, "mask": bits, "state": state, **numbers, **values}
-        arrays = {name: np.moveaxis(array, 0, 1) for name, array in arrays.items()}
+        arrays = {name: np.moveaxis(array, 0, 1) for name, array in {**stacks, **numbers, **values}.items()}
     else:
-        combined, weight, best, _ = combine(image, ivar, state, recipe.method)
+        weight = stacks.get("ivar", np.broadcast_to(np.float32(np.nan), stacks["image"].shape))
+        image, ivar, state, _ = combine(stacks["image"], weight, stacks["state"], recipe.method)
         arrays = {
-            "image": combined,
-            "ivar": weight,
-            "mask": np.bitwise_or.reduce(bits, axis=0) if depth else np.zeros(pixels[1:], np.int32),
-            "state": best,
+            "image": image,
+            "state": state,
             "n_exposures": filled.astype(np.uint16),
+            **({"ivar": ivar} if recipe.weight else {}),
+            **({"mask": np.bitwise_or.reduce(stacks["mask"], axis=0, initial=0)} if recipe.mask else {}),
             **{name: array[0] if depth else np.full(count, -1, np.int32) for name, array in numbers.items()},
             **{name: _mean(array) for name, array in values.items()},
         }
-    fill_fraction = (arrays["state"] >= PixelState.OUTSIDE).mean(axis=(-2, -1))
     side = group.side_arcsec.reshape(-1, *(1,) * (arrays["pixel_scale"].ndim - 1))
     held = np.minimum(1.0, size * arrays["pixel_scale"] / side)
-    arrays["pad_fraction"] = fill_fraction.astype(np.float32)
+    arrays["pad_fraction"] = (arrays["state"] >= PixelState.OUTSIDE).mean(axis=(-2, -1)).astype(np.float32)
     arrays["crop_fraction"] = np.where(np.isfinite(side), 1 - held**2, 0).astype(np.float32)
     for name in ("psf_fwhm", "pixel_scale", "downsampling"):
         arrays[name] = arrays[name].astype(np.float32)
-    for name, given in (("ivar", recipe.weight), ("mask", recipe.mask)):
-        if not given:
-            del arrays[name]
     return arrays
 
 

@@ -41,13 +41,17 @@ def window_start(centre: NDArray[np.float64], size: int) -> Ints:
     return np.ceil(centre - size / 2).astype(np.int64)
 
 
+ROW_PIXELS = 4096
+"""What it costs to read one more row, in pixels that could be read in its time."""
+
+
 def strips(
     y0: Ints, x0: Ints, size: int, shape: tuple[int, int], most_pixels: int
 ) -> Iterator[tuple[Ints, tuple[int, int, int, int]]]:
     """Group windows that are read together.
 
-    Windows in order of their rows share a read as long as the rectangle around them holds at most ``most_pixels``, and not
-    more than four times the pixels of the windows themselves: so crowded windows cost one read, scattered ones their own.
+    The rectangle around windows is read at once if that costs no more than reading each by itself, and is no larger than
+    ``most_pixels``; if not, the windows are parted in the middle of its longer side, and so on.
 
     Parameters
     ----------
@@ -67,33 +71,19 @@ def strips(
     """
     top, bottom = np.clip(y0, 0, shape[0]), np.clip(y0 + size, 0, shape[0])
     left, right = np.clip(x0, 0, shape[1]), np.clip(x0 + size, 0, shape[1])
-    held = np.flatnonzero((bottom > top) & (right > left))
-    held = held[np.argsort(top[held], kind="stable")]
-    first = 0
-    for stop in _cuts(top[held], bottom[held], left[held], right[held], most_pixels):
-        which = held[first:stop]
-        yield which, (int(top[which].min()), int(bottom[which].max()), int(left[which].min()), int(right[which].max()))
-        first = stop
-
-
-@njit(cache=True, nogil=True)
-def _cuts(top, bottom, left, right, most):  # type: ignore[no-untyped-def]
-    """Return where each group of windows ends."""
-    ends = []
-    low, high, near, far, own = 0, 0, 0, 0, 0
-    for n in range(len(top)):
-        area = (bottom[n] - top[n]) * (right[n] - left[n])
-        if n:
-            a, b, c, d = min(low, top[n]), max(high, bottom[n]), min(near, left[n]), max(far, right[n])
-            whole = (b - a) * (d - c)
-            if whole <= most and whole <= 4 * (own + area):
-                low, high, near, far, own = a, b, c, d, own + area
-                continue
-            ends.append(n)
-        low, high, near, far, own = top[n], bottom[n], left[n], right[n], area
-    if len(top):
-        ends.append(len(top))
-    return ends
+    cost = (bottom - top) * (ROW_PIXELS + right - left)
+    waiting = [np.flatnonzero((bottom > top) & (right > left))]
+    while waiting:
+        which = waiting.pop()
+        if len(which) == 0:
+            continue
+        edges = int(top[which].min()), int(bottom[which].max()), int(left[which].min()), int(right[which].max())
+        rows, columns = edges[1] - edges[0], edges[3] - edges[2]
+        if len(which) == 1 or (rows * columns <= most_pixels and rows * (ROW_PIXELS + columns) <= cost[which].sum()):
+            yield which, edges
+            continue
+        order = which[np.argsort((top if rows >= columns else left)[which], kind="stable")]
+        waiting += [order[: len(order) // 2], order[len(order) // 2 :]]
 
 
 @njit(cache=True, nogil=True)
@@ -125,37 +115,38 @@ def place(part, top, left, y0, x0, slots, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def cover(shape, y0, x0, slots, inside):  # type: ignore[no-untyped-def]
-    """Mark which pixels of windows lie in an image of ``shape``; arguments as of `place`, ``inside`` is changed in place."""
-    height, width = inside.shape[1:]
-    for n in range(len(slots)):
-        for row in range(max(0, -y0[n]), min(height, shape[0] - y0[n])):
-            for column in range(max(0, -x0[n]), min(width, shape[1] - x0[n])):
-                inside[slots[n], row, column] = True
-
-
-def pixel_states(
-    image: Pixels, ivar: Pixels | None, bits: NDArray[np.int32] | None, inside: NDArray[np.bool_], bad: int | None
-) -> NDArray[np.uint8]:
-    """Return the `PixelState` of each pixel of observed windows, any shape.
+def mark(image, ivar, weighted, bits, bad, shape, y0, x0, slots, state):  # type: ignore[no-untyped-def]
+    """Set the `PixelState` of windows of an image: outside of it, masked, or measured.
 
     Parameters
     ----------
-    image, ivar : ndarray
-        Values and their inverse variances; NaN, or a variance that is no positive number, is a bad pixel.
-    bits : ndarray of int32, optional
-        Mask.
-    inside : ndarray of bool
-        Whether the image holds the pixel.
-    bad : int or None
-        Bits of the mask that make a pixel bad; None for all.
+    image, ivar, bits : ndarray, shape (n, rows, columns)
+        Values, their inverse variances and their masks. NaN, or an inverse variance that is no positive number, is masked.
+    weighted : bool
+        Whether to look at the inverse variances.
+    bad : int
+        Bits of the mask that make a pixel bad; 0 passes the mask over.
+    shape : tuple of int
+        Rows and columns of the image.
+    y0, x0, slots : ndarray of int, shape (m,)
+        As of `place`.
+    state : ndarray of uint8, shape (n, rows, columns)
+        Changed in place.
     """
-    masked = ~np.isfinite(image)
-    if ivar is not None:
-        masked |= ~(ivar > 0)
-    if bits is not None:
-        masked |= (bits != 0) if bad is None else (bits & bad) != 0
-    return np.where(inside, np.where(masked, PixelState.MASKED, PixelState.MEASURED), PixelState.OUTSIDE).astype(np.uint8)
+    height, width = image.shape[1:]
+    for n in range(len(slots)):
+        slot = slots[n]
+        for row in range(height):
+            for column in range(width):
+                if not (0 <= y0[n] + row < shape[0] and 0 <= x0[n] + column < shape[1]):
+                    state[slot, row, column] = 2
+                    continue
+                good = np.isfinite(image[slot, row, column])
+                if weighted and not ivar[slot, row, column] > 0:
+                    good = False
+                if bad and bits[slot, row, column] & bad:
+                    good = False
+                state[slot, row, column] = 0 if good else 1
 
 
 def combine(
