@@ -370,6 +370,7 @@ class Images(Part):
     )
     hdu: tuple[int | str, ...] = Field((), description="numbers or names of the HDUs with images; empty: all that hold one")
     planes: tuple[str, ...] = Field((), description="bands of the planes, where an image has three axes")
+    plane: str = Field("", description="column of the index with the number of the plane, from 0, that a row is about")
     band: Key = Field(None, description="filter")
     mjd: Key = Field(None, description="modified Julian date [d]")
     exposure_s: Key = Field(None, description="exposure time [s]")
@@ -400,6 +401,8 @@ class Images(Part):
             raise ValueError("path: goes with index, which goes with path")
         if self.pattern and not self.glob:
             raise ValueError("pattern: goes with glob; with an index, name its columns")
+        if self.plane and (self.planes or not self.index):
+            raise ValueError("plane: goes with index, and instead of planes")
         if self.glob.startswith("/") or ".." in PurePosixPath(self.glob).parts:
             raise ValueError(f"glob: {self.glob!r} must stay below root: no leading / and no ..")
         try:

@@ -391,7 +391,7 @@ def _band(cuts: Sequence[_Cut], group: Group, recipe: Recipe) -> dict[str, Pixel
         slots.append(filled[cut.objects])
         filled[cut.objects] += 1
     depth = recipe.epochs or int(filled.max(initial=0))
-    planes = {"image": (recipe.dtype, np.nan), "state": (np.uint8, PixelState.NOT_OBSERVED)}
+    planes: dict[str, tuple[Any, Any]] = {"image": (recipe.dtype, np.nan), "state": (np.uint8, PixelState.NOT_OBSERVED)}
     planes |= {"ivar": (np.float32, np.nan)} if recipe.weight else {}
     planes |= {"mask": (np.int32, 0)} if recipe.mask else {}
     if depth == 1 and len(cuts) == 1 and len(cuts[0].objects) == count:

@@ -120,9 +120,9 @@ def list_images(survey: Survey) -> list[ImageSource]:
     if rule is None:
         raise SurveyError(f"survey {survey.name!r} describes no images; add a block images with glob and band")
     sources = _indexed(survey, rule) if rule.index else _found(survey, rule)
-    sources.sort(key=lambda source: source.name)
+    sources.sort(key=lambda source: (source.name, source.keys.get("plane") or 0))
     for one, other in zip(sources, sources[1:], strict=False):
-        if one.name == other.name:
+        if one.name == other.name and one.keys.get("plane") == other.keys.get("plane"):
             raise InputError(f"images: {one.name!r} is listed twice; a file may stand in the index once")
     return sources
 
@@ -154,6 +154,7 @@ def _indexed(survey: Survey, rule: Images) -> list[ImageSource]:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable CSV table: {error}") from error
     columns = {name: key.column for name, key in rule.given().items() if key.column}
+    columns |= {"plane": rule.plane} if rule.plane else {}
     for name, column in columns.items():
         if column not in index.column_names:
             raise SurveyError(f"{path}: images.{name} names the column {column!r}; {nearest(column, index.column_names)}")
@@ -256,15 +257,20 @@ def _exposures(source: ImageSource, hdu: ImageHdu, primary: bytes, rule: Images,
     planes = int(np.prod(hdu.shape[:-2], dtype=np.int64))
     if rule.planes and planes != len(rule.planes):
         raise ValueError(f"{planes} planes, images.planes names {len(rule.planes)} bands")
-    if not rule.planes and planes != 1:
-        raise ValueError(f"{planes} planes, one band: name the band of each with images.planes")
+    wanted = range(planes)
+    if rule.plane:
+        if source.keys["plane"] not in wanted:
+            raise ValueError(f"images.plane: the index says {source.keys['plane']!r}, there are 0 to {planes - 1}")
+        wanted = range(source.keys["plane"], source.keys["plane"] + 1)
+    elif not rule.planes and planes != 1:
+        raise ValueError(f"{planes} planes, one band: name the band of each with images.planes, or with images.plane in an index")
     where = footprint(read_wcs(hdu.header, primary), shape)
     numbers = {name: _number(said.get(name), name) for name in IMAGE_KEYS if name != "band"}
     psf = numbers["psf_fwhm"] * (where.scale_arcsec if rule.psf_unit == "pix" else 1.0)
     unit = rule.unit if rule.unit is not None else standard_unit(str(keywords.get("BUNIT") or "")) or ""
     shown = str(keywords.get(rule.filter_keyword) or "").strip()
     found = []
-    for plane in range(planes):
+    for plane in wanted:
         band = _band(rule.planes[plane] if rule.planes else said.get("band"), rule, survey)
         found.append(
             Exposure(

@@ -160,6 +160,7 @@ def test_killed_and_run_again_the_bytes_are_the_same_and_what_was_done_stays(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_killed_at_many_moments_the_bytes_are_the_same(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     with dask.config.set(scheduler="synchronous"):
