@@ -3,8 +3,9 @@
 The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `plan_append`,
 `append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `crossmatch`,
 `variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`,
-`write_catalog`), stack (`stack_images`, `write_cube`, `open_cube`, `CutoutSize`, `Tiles`, `cutout_wcs`, `raw_headers`), run
-(`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
+`write_catalog`), stack (`read_objects`, `stack_images`, `CutoutSize`, `Tiles`, `write_cube`, `open_cube`, `cutout_wcs`,
+`raw_headers`, `write_cube_page`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package
+costs nothing.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ _PUBLIC = {
     "stack_images": "scalable.cube.stack",
     "CutoutSize": "scalable.cube.stack",
     "Tiles": "scalable.sky.grid",
+    "read_objects": "scalable.catalog.objects",
     "write_cube": "scalable.cube.write",
     "open_cube": "scalable.cube.contract",
     "cutout_wcs": "scalable.cube.contract",
     "raw_headers": "scalable.cube.contract",
+    "write_cube_page": "scalable.report.cutouts",
     # run
     "connect": "scalable.cluster",
     "run": "scalable.pipeline",

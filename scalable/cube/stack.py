@@ -194,7 +194,8 @@ def _things(where: pa.Table | Tiles) -> _Things:
 def _column(table: pa.Table, role: str) -> NDArray[Any]:
     """Return the column of a role, or of the role's name."""
     by_role = [column.name for column in Schema.from_arrow(table.schema).by_role(role)]
-    name = next((name for name in (*by_role, role, f"object_{role}") if name in table.column_names), None)
+    plain = [name for name in table.column_names if name.lower() in (role, f"object_{role}")]
+    name = next(iter((*by_role, *plain)), None)
     if name is None:
         raise ColumnError(f"objects: no column with the role {role!r}; {nearest(role, table.column_names)}")
     if table[name].null_count:
