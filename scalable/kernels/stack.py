@@ -185,13 +185,8 @@ def combine(
     weight = np.full(shape, np.nan, np.float32)
     used = np.zeros(shape, np.uint16)
     # The best of the states that are there: measured, masked, outside, not observed.
-    best = (
-        state.min(axis=0, initial=int(PixelState.NOT_OBSERVED))
-        if len(image)
-        else np.full(shape, PixelState.NOT_OBSERVED, np.uint8)
-    )
-    epochs = len(image)
-    flat = (image.reshape(epochs, -1), ivar.reshape(epochs, -1), state.reshape(epochs, -1))
+    best = state.min(axis=0, initial=int(PixelState.NOT_OBSERVED))
+    flat = (array.reshape(len(image), out.size) for array in (image, ivar, state))
     _combine(*flat, METHODS.index(method), out.reshape(-1), weight.reshape(-1), used.reshape(-1))
     return out, weight, best.astype(np.uint8), used
 

@@ -55,7 +55,8 @@ def read_wcs(header: bytes, primary: bytes = b"") -> WCS:
             # Not `celestial`, which changes the order of the axes where declination comes first.
             sky = WCS(cards, naxis=2)
     except (WcsError, ValueError, KeyError, IndexError, MemoryError, AssertionError) as error:
-        raise ValueError(f"its world coordinates cannot be read ({error}); correct CTYPE, CRVAL, CD and their like") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise ValueError(f"its world coordinates cannot be read ({reason}); correct CTYPE, CRVAL, CD and their like") from error
     if sky.naxis != 2 or not sky.has_celestial:
         raise ValueError("no celestial world coordinates (CTYPE1, CTYPE2); without them nobody knows where it is on the sky")
     return sky
