@@ -1,7 +1,7 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn are listed by stage in ``_PUBLIC``: describe, ingest, combine, run. Each is loaded when it is first used, so
-that importing this package costs nothing.
+The words to learn are listed by stage in ``_PUBLIC``: describe, ingest, combine, stack, train, run. Each is loaded when it is
+first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +47,16 @@ _PUBLIC = {
     "list_views": "scalable.catalog.sql_explain",
     "write_table": "scalable.catalog.export",
     "write_catalog": "scalable.catalog.write",
+    # stack
+    "stack_images": "scalable.cube.stack",
+    "CutoutSize": "scalable.cube.stack",
+    "Tiles": "scalable.sky.grid",
+    "read_objects": "scalable.catalog.objects",
+    "write_cube": "scalable.cube.write",
+    "open_cube": "scalable.cube.contract",
+    "cutout_wcs": "scalable.cube.contract",
+    "raw_headers": "scalable.cube.contract",
+    "write_cube_page": "scalable.report.cutouts",
     # run
     "connect": "scalable.cluster",
     "run": "scalable.pipeline",

@@ -74,7 +74,11 @@ into_option = click.option("--into", type=_place, metavar="PATH", default="out",
 class Main(click.Group):
     """The verbs, grouped by what one wants, and errors without a traceback."""
 
-    groups = {"Data": ("demo", "init", "check", "plan", "run", "append", "query"), "Store": ("log", "clean"), "Help": ("help",)}
+    groups = {
+        "Data": ("demo", "init", "check", "plan", "run", "append", "query", "cube"),
+        "Store": ("log", "clean"),
+        "Help": ("help",),
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the verbs in the order of work."""
@@ -465,6 +469,56 @@ def _show_views(views: Any) -> None:
         for column in view.columns:
             table.add_row(f"  {column.name}", str(column.dtype), column.unit, column.description)
         out.print(table, markup=False)
+
+
+@main.command()
+@click.argument("survey", type=click.Path(path_type=Path))
+@click.option("--objects", type=click.Path(path_type=Path), required=True, help="A table with ids and positions, or a store.")
+@click.option("--out", "path", type=click.Path(path_type=Path), required=True, help="The cube to write.")
+@click.option("--size", type=click.IntRange(1), help="Pixels on a side.")
+@click.option("--arcsec", type=click.FloatRange(0, min_open=True), help="Side on the sky [arcsec].")
+@click.option("--bands", help="Bands with commas between; by default all.")
+@click.option("--combine", type=click.Choice(["mean", "median", "ivar", "clipped"]), help="By default each exposure by itself.")
+@click.option("--resampling", type=click.Choice(["native", "interp", "adaptive", "exact"]), default="native", show_default=True)
+@click.option("--grid", help="With resampling: side of a pixel [arcsec], or a band whose pixels are taken.")
+@with_scheduler
+def cube(
+    survey: Path,
+    objects: Path,
+    path: Path,
+    size: int | None,
+    arcsec: float | None,
+    bands: str | None,
+    combine: str | None,
+    resampling: str,
+    grid: str | None,
+    scheduler: str | None,
+    workers: int | None,
+) -> None:
+    """Stack images around objects into a Zarr cube, and write a page about it; resumes where it was interrupted."""
+    described = scalable.open_survey(survey)
+    with _connected(scheduler, workers, default="threads"), _display() as tell:
+        lazy = scalable.stack_images(
+            described,
+            scalable.read_objects(objects),
+            size=scalable.CutoutSize(size, arcsec),
+            bands=bands.split(",") if bands else None,
+            combine=combine,
+            resampling=resampling,
+            grid=float(grid) if grid and grid.replace(".", "", 1).isdigit() else grid,
+        )
+        scalable.write_cube(lazy, path, on_done=lambda done, total: tell("cube", done, total, 0))
+    found = scalable.open_cube(path)
+    page = path.with_name(path.name + ".html")
+    scalable.write_cube_page(found, page, opened_from=str(path))
+    out.print(f"{dict(found.sizes)['object']:,} objects, {found.sizes['band']} bands, {found.sizes['exposures']:,} exposures")
+    out.print(f"open the page      {page.absolute().as_uri()}", soft_wrap=True)
+    out.print(f'open the cube      scalable.open_cube("{path}")', markup=False, soft_wrap=True)
+    aside = json.loads(found.attrs["quarantine"])
+    for entry in aside:
+        out.print(f"set aside          {entry['file']}: {entry['reason']}", style="yellow", markup=False, soft_wrap=True)
+    if aside:
+        sys.exit(QUARANTINED)
 
 
 @main.command("log")

@@ -326,12 +326,111 @@ class Query(Part):
     rows: int | None = None
 
 
+IMAGE_KEYS = ("band", "mjd", "exposure_s", "psf_fwhm", "zero_point")
+"""What is known of an image beside its pixels."""
+
+
+class Sibling(Part):
+    """Where the mask or the weight of an image is: in another file, in another HDU, or both."""
+
+    replace: tuple[str, str] | None = Field(
+        None, description="a text in the path of the image and what stands in its place in the sibling's, for example [ooi, ood]"
+    )
+    hdu: int | str | None = Field(None, description="number or name of its HDU; without it, the number of the image's own")
+
+    @model_validator(mode="after")
+    def _elsewhere(self) -> Sibling:
+        if self.replace is None and self.hdu is None:
+            raise ValueError("say where it is: replace: [TEXT, OTHER] for another file, hdu for another HDU, or both")
+        return self
+
+
+class Mask(Sibling):
+    """The mask of an image: whole numbers, a pixel each."""
+
+    bad_bits: tuple[int, ...] | None = Field(
+        None, description="numbers of the bits, from 0, that make a pixel bad; without them, every value but 0 does"
+    )
+
+
+class Weight(Sibling):
+    """The weight of an image, a pixel each."""
+
+    kind: Literal["ivar", "variance", "sigma"] = Field(
+        "ivar", description="what it holds; an inverse variance of 0 is a bad pixel"
+    )
+
+
+class Images(Part):
+    """Where the images are, and what they show."""
+
+    glob: str = Field("", description="which files to read, relative to root, for example night*/*_ooi_*.fits; or give index")
+    index: str = Field("", description="CSV file with one row per image, relative to root")
+    path: str = Field("", description="with index: path of an image below root, index columns in braces, for example {Filename}")
+    pattern: str = Field(
+        "", description="with glob: a regular expression with groups called like the keys below, as in observations"
+    )
+    hdu: tuple[int | str, ...] = Field((), description="numbers or names of the HDUs with images; empty: all that hold one")
+    planes: tuple[str, ...] = Field((), description="bands of the planes, where an image has three axes")
+    plane: str = Field("", description="column of the index with the number of the plane, from 0, that a row is about")
+    band: Key = Field(None, description="filter")
+    mjd: Key = Field(None, description="modified Julian date [d]")
+    exposure_s: Key = Field(None, description="exposure time [s]")
+    psf_fwhm: Key = Field(None, description="full width at half maximum of the point spread function, in psf_unit")
+    psf_unit: Literal["pix", "arcsec"] = "arcsec"
+    zero_point: Key = Field(None, description="magnitude of one unit of flux [mag]")
+    bands_as: dict[str, str] = Field(default_factory=dict, description="band that a FILTER text means, as in observations")
+    filter_keyword: str = Field(
+        "FILTER", description="keyword of the header that names the filter; check holds the band against it"
+    )
+    unit: Unit | None = Field(None, description="the true unit of a pixel; it overrules BUNIT")
+    pixel_holds: Literal["flux", "surface_brightness"] = Field(
+        "flux", description="what a pixel holds, the flux that fell into it or a surface brightness: resampling must know"
+    )
+    wavelength_nm: dict[str, float] = Field(default_factory=dict, description="central wavelength of each band [nm]")
+    mask: Mask | None = None
+    weight: Weight | None = None
+
+    def given(self) -> dict[str, ObservationKey]:
+        """Return the keys that stand under their own names here."""
+        return {name: key for name in IMAGE_KEYS if (key := getattr(self, name))}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Images:
+        if bool(self.glob) == bool(self.index):
+            raise ValueError("give either glob, or index with path")
+        if bool(self.index) != bool(self.path):
+            raise ValueError("path: goes with index, which goes with path")
+        if self.pattern and not self.glob:
+            raise ValueError("pattern: goes with glob; with an index, name its columns")
+        if self.plane and (self.planes or not self.index):
+            raise ValueError("plane: goes with index, and instead of planes")
+        if self.glob.startswith("/") or ".." in PurePosixPath(self.glob).parts:
+            raise ValueError(f"glob: {self.glob!r} must stay below root: no leading / and no ..")
+        try:
+            groups = re.compile(self.pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"pattern: {self.pattern!r} is no regular expression: {error}") from None
+        for name in groups:
+            if name not in IMAGE_KEYS:
+                raise ValueError(f"pattern: a group is called {name!r}; {nearest(name, IMAGE_KEYS)}")
+        for name, key in self.given().items():
+            if name in groups:
+                raise ValueError(f"{name}: is given here and by a group of pattern; keep one")
+            if key.column and not self.index:
+                raise ValueError(f"{name}: {key.column!r} names a column, but there is no index; write {{keyword: {key.column}}}")
+        if bool(self.planes) == bool(self.band or "band" in groups):
+            raise ValueError("band: say it once: band, a group of pattern, or planes")
+        return self
+
+
 CONTRADICTIONS = {
     "angle-range": "a coordinate's values fit another unit than the one that holds",
     "class-between-bands": "the class of the same object differs between bands",
     "different-columns": "some files have other columns than the rest",
     "duplicate-detection": "an object occurs more than once in one observation",
     "filter-header": "the FILTER keyword of a file is not the band of the index",
+    "filter-image": "the filter keyword of an image is not the band that its name, its index or the description gives",
     "float-counter": "whole numbers are stored as floats",
     "float-id": "object ids are stored as floats too large to be exact",
     "float32-coordinates": "coordinates are stored in single precision",
@@ -347,6 +446,7 @@ CONTRADICTIONS = {
     "unit-spelling": "a unit in the header is read although no standard spells it so",
     "unknown-unit": "a unit in the header is in no standard",
     "unreadable-file": "the header of a file cannot be read",
+    "unreadable-image": "an image cannot be read, or does not say where on the sky it is",
 }
 """What `scalable check` can find, by the name that ``accept`` takes."""
 
@@ -367,13 +467,15 @@ class Survey(Part):
         "credentials stand in the environment (AWS_*, FSSPEC_*); ${NAME:-default} is expanded"
     )
     observations: Observations = Observations()
-    files: Files
+    files: Files = Field(default_factory=Files.model_construct, description="the tables; a survey of images alone has none")
+    images: Images | None = Field(None, description="the images, if there are any")
     bands: tuple[str, ...] = Field(
         (), description="every band of the survey, in order of wavelength; needed where columns have the roles ra and dec"
     )
     columns: dict[str, ColumnRule] = Field(
+        default_factory=dict,
         description="what columns of the tables mean; with the roles object_id, ra and dec, or, for tables without positions, "
-        "with neither ra nor dec"
+        "with neither ra nor dec",
     )
     quality: dict[str, str] = Field(default_factory=dict, description="named cuts, as SQL conditions on detections")
     store: Store = Store()
@@ -389,6 +491,9 @@ class Survey(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Survey:
+        for name in ("files", "columns"):
+            if name not in self.model_fields_set and (self.images is None or self.has_tables):
+                raise ValueError(f"{name}: this field is required and missing")
         self._check_roles()
         for name, rule in self.columns.items():
             if rule.error and rule.error not in self.columns:
@@ -396,7 +501,8 @@ class Survey(Part):
         for name in (self.products.magnitude, self.products.flux):
             if name and name not in self.columns:
                 raise ValueError(f"products: no column {name!r}; {nearest(name, self.columns)}")
-        self._check_observations()
+        if self.has_tables:
+            self._check_observations()
         if self.grouping.radius_arcsec > self.store.margin_arcsec:
             raise ValueError("grouping.radius_arcsec must not exceed store.margin_arcsec: tasks see no further across borders")
         self._check_bands()
@@ -437,6 +543,12 @@ class Survey(Part):
             "products.variability.band": [self.products.variability.band] if self.products.variability else [],
             "products.bright.bands": self.products.bright.bands if self.products.bright else [],
         }
+        if self.images:
+            if not self.bands:
+                raise ValueError("bands: images have bands; name every one, in order of wavelength")
+            named["images.planes"] = self.images.planes
+            named["images.bands_as"] = self.images.bands_as.values()
+            named["images.wavelength_nm"] = self.images.wavelength_nm
         for where, bands in named.items():
             for band in bands:
                 if band not in self.bands:
@@ -455,6 +567,11 @@ class Survey(Part):
     def has_positions(self) -> bool:
         """Whether the tables hold positions; if not, they are stored as plain rows."""
         return any(rule.role in ("ra", "dec") for rule in self.columns.values())
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether it describes tables; if not, it is a survey of images alone."""
+        return bool(self.files.templates or self.files.glob)
 
     @property
     def input_root(self) -> Path:
@@ -612,6 +729,10 @@ def model_at(location: tuple[str | int, ...]) -> type[Part] | None:
         ("observations",): Observations,
         **{("observations", name): ObservationKey for name in KEYS},
         ("files",): Files,
+        ("images",): Images,
+        **{("images", name): ObservationKey for name in IMAGE_KEYS},
+        ("images", "mask"): Mask,
+        ("images", "weight"): Weight,
         ("files", "templates", "*"): Template,
         ("columns", "*"): ColumnRule,
         ("columns", "*", "nulls", "*"): NullRule,

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from scalable import cli
 from scalable.cli import FAULT, QUARANTINED, USAGE, main
 from scalable.errors import ClusterError
+from scalable.synthetic.images import ImageSpec, write_images
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 
@@ -224,3 +225,18 @@ def test_after_the_cluster_failed_the_command_that_goes_on_is_shown(folder: Path
     assert "8786: the Dask scheduler is gone" in found.output
     assert "go on with: scalable run 'my survey.yaml' --into out" in found.output
     assert "our fault" not in found.output
+
+
+def test_cube_stacks_images_around_objects_and_names_what_was_set_aside(tmp_path: Path) -> None:
+    survey = write_images(ImageSpec(seed=2, bands=("g", "r"), epochs=1, size=48, stars=5, galaxies=0), tmp_path)
+    arguments = ["cube", str(survey), "--objects", str(tmp_path / "truth.csv"), "--size", "9", "--out", str(tmp_path / "c.zarr")]
+    found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 0, found.output
+    assert "5 objects, 2 bands, 2 exposures" in found.output
+    assert (tmp_path / "c.zarr.html").exists()
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 1
+    (tmp_path / "images" / "r-000.fits").write_bytes(b"cut")
+    found = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "d.zarr"), "--bands", "g", "--scheduler", "sync"])
+    assert found.exit_code == 3
+    assert "images/r-000.fits" in found.output

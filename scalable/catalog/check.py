@@ -19,6 +19,8 @@ from scalable.catalog.ingest_rows import rows_schema
 from scalable.catalog.light_curves import floats
 from scalable.errors import ColumnError, InputError, MissingInputError, QueryError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
+from scalable.io.exposures import list_images, quarantined, shows_another_filter
+from scalable.io.fits_image import FitsImage
 from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source, TableInfo, TableReader
 from scalable.io.rules import apply_rules, factor, stored_schema
@@ -83,6 +85,10 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     Checked
         Findings that the survey's ``accept`` names are left out.
     """
+    images, image_bytes, seen = _images(survey) if survey.images else (0, 0, [])
+    if not survey.has_tables:
+        kept = tuple(f for f in seen if f.name not in survey.accept)
+        return Checked(images, 0, image_bytes, Schema(()), kept)
     for source in reference_sources(survey):
         reference_columns(source, survey.grouping)
     reader = reader_for(survey.files.format)
@@ -99,7 +105,7 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
             broken.append((source, error))
         if on_file:
             on_file(number + 1, len(listed))
-    found = [*_broken(broken), *_file_names(observations)]
+    found = [*_broken(broken), *_file_names(observations), *seen]
     schema = Schema(())
     if headers:
         complete = [pair for pair in headers if not [name for name in survey.columns if name not in pair[1].schema]]
@@ -114,7 +120,29 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
             for look in (_angles, _precision, _counters, _ids, _sentinels, _errors, *by_object):
                 found += look(schema, samples)
     rows, size = (sum(getattr(info, name) for _, info in headers) for name in ("rows", "bytes"))
-    return Checked(len(listed), rows, size, schema, tuple(f for f in found if f.name not in survey.accept))
+    kept = tuple(f for f in found if f.name not in survey.accept)
+    return Checked(len(listed) + images, rows, size + image_bytes, schema, kept)
+
+
+def _images(survey: Survey) -> tuple[int, int, list[Finding]]:
+    """Read the headers of the images: number of files, their bytes, and what contradicts itself."""
+    problems, odd, size = [], [], 0
+    sources, rule = list_images(survey), survey.images
+    for source in sources:
+        exposures, files, problem = quarantined(source, survey, FitsImage())
+        size += sum(file.size for file in files)
+        if problem:
+            problems.append(problem)
+        odd += [exposure for exposure in exposures if rule and shows_another_filter(exposure, rule)]
+    found = []
+    if problems:
+        message = f"{len(problems)} of {len(sources)} files, which cubes will set aside: {_list(problems, 3)}"
+        found.append(Finding("unreadable-image", message, f"fetch them again, or {_accept('unreadable-image')}"))
+    if odd:
+        names = _list((f"{one.name} ({rule.filter_keyword} {one.filter!r}, band {one.band!r})" for one in odd if rule), 3)
+        settle = f"images.bands_as, or {_accept('filter-image')}"
+        found.append(Finding("filter-image", f"{len(odd)} images: {names}", settle))
+    return len(sources), size, found
 
 
 def _check_quality(survey: Survey, schema: Schema) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from scalable.errors import InputError, StoreError
+from scalable.io.bzip2 import BZIP2, unpack_bzip2
 from scalable.io.reader import Hash
 from scalable.io.regular import open_regular
 from scalable.io.stream import GZIP, ByteStream
@@ -193,18 +194,13 @@ class FitsFile:
             if len(raw) > _LONGEST:
                 raise InputError(f"{self.path}: HDU {hdu}: no END in {len(raw)} bytes of header; fetch the file again")
 
-    def find(self, hdu: int) -> tuple[bytes, int]:
-        """Walk to extension ``hdu`` (0 = primary) and return its raw header and the position of its data."""
-        if hdu < 0:
-            raise InputError(f"{self.path}: HDU {hdu} does not exist: extensions count from 0, the primary")
+    def walk(self) -> Iterator[tuple[bytes, int]]:
+        """Yield the raw header of every HDU in order, and the position of its data, which are checked when the walk goes on."""
         at = number = 0
-        while True:
-            if number and at >= self.size:
-                raise InputError(f"{self.path}: HDU {hdu} does not exist: the file holds HDU 0 to {number - 1}")
+        while not number or at < self.size:
             raw = self.read_header(at, number)
             data_at = at + len(raw)
-            if number == hdu:
-                return raw, data_at
+            yield raw, data_at
             try:
                 data = data_bytes(raw)
             except ValueError as error:
@@ -212,6 +208,16 @@ class FitsFile:
             self.check_end(data_at + data, number, "the data need")
             at = data_at + -(-data // BLOCK) * BLOCK
             number += 1
+
+    def find(self, hdu: int) -> tuple[bytes, int]:
+        """Walk to extension ``hdu`` (0 = primary) and return its raw header and the position of its data."""
+        if hdu < 0:
+            raise InputError(f"{self.path}: HDU {hdu} does not exist: extensions count from 0, the primary")
+        number = -1
+        for number, found in enumerate(self.walk()):
+            if number == hdu:
+                return found
+        raise InputError(f"{self.path}: HDU {hdu} does not exist: the file holds HDU 0 to {number}")
 
     def check_end(self, needed: int, hdu: int, what: str) -> None:
         """Refuse a file that is shorter than its headers promise, before anything is allocated for it."""
@@ -238,7 +244,7 @@ def _find_end(raw: bytes, start: int) -> int:
 
 @contextmanager
 def open_fits(path: str, digest: Hash | None = None) -> Iterator[FitsFile]:
-    """Open a file for reading by position; one that is compressed with gzip is unpacked into a temporary file first.
+    """Open a file for reading by position; one compressed with gzip or bzip2 is unpacked into a temporary file first.
 
     That file has no name, so that a kill leaves nothing behind, and lies where ``TMPDIR`` says. The digest is fed here with a
     compressed file, as it lies on disk; with a plain one by who reads it.
@@ -254,12 +260,14 @@ def open_fits(path: str, digest: Hash | None = None) -> Iterator[FitsFile]:
     """
     descriptor = open_regular(path, "FITS file")
     try:
-        if os.pread(descriptor, len(GZIP), 0) != GZIP:
+        begin = os.pread(descriptor, len(BZIP2), 0)
+        if not begin.startswith((GZIP, BZIP2)):
             yield FitsFile(path, descriptor, os.fstat(descriptor).st_size)
             return
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
             stream = ByteStream(path, file, digest)
-            with laid_out(path, iter(lambda: stream.read(_PIECE), b"")) as plain:
+            pieces = iter(lambda: stream.read(_PIECE), b"") if begin.startswith(GZIP) else unpack_bzip2(stream)
+            with laid_out(path, pieces) as plain:
                 yield plain
     finally:
         os.close(descriptor)

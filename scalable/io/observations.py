@@ -34,6 +34,8 @@ def read_observations(survey: Survey) -> pa.Table:
         Where the index is absent, lacks a column, repeats an id, or has a band that the survey does not list; or where no
         file is found.
     """
+    if not survey.has_tables:
+        raise SurveyError(f"survey {survey.name!r} describes images and no tables; add files and columns")
     if survey.files.glob:
         found = find_observations(survey).sort_by("observation_id")
         return found.add_column(found.column_names.index("path"), "epoch", _epochs(found))

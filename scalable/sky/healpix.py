@@ -84,7 +84,7 @@ def around_pixel(pixel: Pixel, *, radius_arcsec: float) -> NDArray[np.int64]:
     if pixel.order < ring - 1:
         return with_ring(pixel, ring)
     lon, lat = nested.healpix_to_lonlat(np.array([pixel.index], dtype=np.uint64), pixel.order, num_threads=1)
-    reach = math.degrees(_cell_radius(pixel.order)) * 3600 + radius_arcsec
+    reach = math.degrees(cell_radius(pixel.order)) * 3600 + radius_arcsec
     return cone_ranges(float(lon.to_value(u.deg)[0]), float(lat.to_value(u.deg)[0]), reach)
 
 
@@ -145,7 +145,7 @@ def covering(
         lon, lat = (angle.to_value(u.deg) for angle in nested.healpix_to_lonlat(cells.astype(np.uint64), order, num_threads=1))
         apart = distance(lon, lat)
         # What rounding may add to an angle is far below the smallest cell.
-        reach = _cell_radius(order) + 1e-14
+        reach = cell_radius(order) + 1e-14
         near = apart <= reach
         last = order == depth or 4 * np.count_nonzero(near & (apart > -reach)) > most_cells
         done = near & ((apart <= -reach) | last)
@@ -156,7 +156,7 @@ def covering(
     return merge_ranges(np.concatenate(starts), np.concatenate(stops))
 
 
-def _cell_radius(order: int) -> float:
+def cell_radius(order: int) -> float:
     """Return the largest angle between the centre and a corner of any cell of an order [rad] (as HEALPix C++, max_pixrad)."""
     side = 2**order
     height, top = 2 / 3, 1 - (1 - 1 / side) ** 2 / 3
@@ -164,6 +164,12 @@ def _cell_radius(order: int) -> float:
     turn = math.pi / (4 * side)
     chord = math.dist((width * math.cos(turn), width * math.sin(turn), height), (narrow, 0.0, top))
     return 2 * math.asin(chord / 2)
+
+
+def centres(cells: NDArray[np.int64], order: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return right ascension and declination [deg] of the middles of cells."""
+    lon, lat = nested.healpix_to_lonlat(cells.astype(np.uint64), order, num_threads=1)
+    return lon.to_value(u.deg), lat.to_value(u.deg)
 
 
 def neighbours(cells: NDArray[np.int64], order: int) -> NDArray[np.int64]:

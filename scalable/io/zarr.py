@@ -1,0 +1,357 @@
+"""Zarr arrays in shards, written and read a shard at a time without the library's round trips; the format is the library's own.
+
+A shard is a file: its inner chunks, each encoded for itself and with a checksum, and an index at the end. Here a shard is encoded
+in one go, and read by its index once and its chunks by position. What is written, zarr reads; of what zarr writes, `ShardedArray`
+reads arrays whose codecs are bytes, blosc, zstd, gzip and crc32c, and says so of others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs import GZip, Zstd, blosc
+from numpy.typing import NDArray
+from xarray.backends.common import BackendArray
+from xarray.core import indexing
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from scalable.errors import StoreError
+
+Array = NDArray[Any]
+
+_MISSING = 2**64 - 1
+_OPEN = 64
+"""Shards of one array whose descriptors and indices are kept."""
+
+COMPRESSOR = {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle"}
+"""Blosc's settings; chosen by benchmarks/suite/cube_codecs.py."""
+
+
+# With threads of its own, blosc orders the blocks of a chunk by chance, and equal pixels would not give equal bytes.
+blosc.use_threads = False
+
+
+class UnknownCodecError(StoreError):
+    """An array is stored in a way that only the zarr library reads."""
+
+
+def create_array(
+    root: zarr.Group,
+    name: str,
+    *,
+    shape: Sequence[int],
+    dtype: Any,
+    dims: Sequence[str],
+    fill: Any,
+    attributes: dict[str, str],
+    chunks: Sequence[int],
+    shards: Sequence[int] | None = None,
+) -> None:
+    """Add an array to a group; of one in shards only the description is written."""
+    root.create_array(
+        name,
+        shape=tuple(shape),
+        dtype=dtype,
+        chunks=tuple(chunks),
+        shards=None if shards is None else tuple(shards),
+        compressors=[BloscCodec(**COMPRESSOR, typesize=np.dtype(dtype).itemsize), Crc32cCodec()],  # type: ignore[arg-type]
+        fill_value=fill,
+        dimension_names=list(dims),
+        attributes=dict(attributes),
+    )
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """One step of the pipeline that makes a chunk of bytes."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def encode(self, data: bytes, itemsize: int) -> bytes:
+        """Return the encoded bytes."""
+        if self.name == "blosc":
+            shuffle = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+            name, level = self.settings["cname"].encode(), self.settings["clevel"]
+            return bytes(blosc.compress(data, name, level, shuffle[self.settings["shuffle"]], 0, itemsize))
+        if self.name == "crc32c":
+            return data + google_crc32c.value(data).to_bytes(4, "little")
+        return bytes(_generic(self).encode(data))
+
+    def decode(self, data: bytes, where: str) -> bytes:
+        """Return the decoded bytes."""
+        if self.name == "crc32c":
+            body = data[:-4]
+            if google_crc32c.value(body) != int.from_bytes(data[-4:], "little"):
+                raise StoreError(
+                    f"{where}: the checksum of a chunk is wrong: the file is damaged; restore it, or make the cube again"
+                )
+            return body
+        return bytes(blosc.decompress(data) if self.name == "blosc" else _generic(self).decode(data))
+
+
+def _generic(codec: _Codec) -> Any:
+    return {"zstd": Zstd, "gzip": GZip}[codec.name](level=codec.settings.get("level", 1))
+
+
+@dataclass(frozen=True)
+class ShardedArray:
+    """An array in shards on this machine; frozen, and cheap to send: it holds its description and no data.
+
+    Attributes
+    ----------
+    path : str
+        Its folder.
+    metadata : str
+        Its ``zarr.json``.
+    """
+
+    path: str
+    metadata: str
+
+    @classmethod
+    def open(cls, path: Path) -> ShardedArray:
+        """Read the description.
+
+        Raises
+        ------
+        UnknownCodecError
+            If the array is not stored in shards, or with codecs that are not read here.
+        """
+        try:
+            found = cls(str(path), (path / "zarr.json").read_text())
+        except OSError as error:
+            raise StoreError(f"{path}: no Zarr array ({error.strerror})") from error
+        found._pipeline  # noqa: B018
+        return found
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        return dict(json.loads(self.metadata))
+
+    @cached_property
+    def _sharding(self) -> dict[str, Any]:
+        codecs = self._about["codecs"]
+        if len(codecs) != 1 or codecs[0]["name"] != "sharding_indexed":
+            raise UnknownCodecError(f"{self.path}: is not stored in shards")
+        return dict(codecs[0]["configuration"])
+
+    @cached_property
+    def _pipeline(self) -> tuple[_Codec, ...]:
+        settings = self._sharding
+        index = [codec["name"] for codec in settings["index_codecs"]]
+        first, *rest = [_Codec(codec["name"], codec.get("configuration") or {}) for codec in settings["codecs"]]
+        little = first.settings.get("endian", "little") == "little"
+        known = all(codec.name in ("blosc", "zstd", "gzip", "crc32c") for codec in rest)
+        encoding = self._about["chunk_key_encoding"]
+        plain_keys = encoding["name"] == "default" and (encoding.get("configuration") or {}).get("separator", "/") == "/"
+        at_end = settings.get("index_location", "end") == "end" and index == ["bytes", "crc32c"]
+        if not (first.name == "bytes" and little and known and plain_keys and at_end):
+            raise UnknownCodecError(f"{self.path}: is stored with codecs that are not read here; open it with zarr")
+        return tuple(rest)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return tuple(self._about["shape"])
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its elements."""
+        return np.dtype(self._about["data_type"])
+
+    @cached_property
+    def dims(self) -> tuple[str, ...]:
+        """Names of its dimensions."""
+        return tuple(self._about["dimension_names"])
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Its attributes."""
+        return dict(self._about.get("attributes") or {})
+
+    @cached_property
+    def shard_shape(self) -> tuple[int, ...]:
+        """Shape of a shard."""
+        return tuple(self._about["chunk_grid"]["configuration"]["chunk_shape"])
+
+    @cached_property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Shape of an inner chunk."""
+        return tuple(self._sharding["chunk_shape"])
+
+    @cached_property
+    def fill(self) -> Any:
+        """Value of what is not stored."""
+        return np.dtype(self.dtype).type(
+            float(self._about["fill_value"]) if self.dtype.kind == "f" else self._about["fill_value"]
+        )
+
+    @cached_property
+    def _grid(self) -> tuple[int, ...]:
+        """Inner chunks of a shard along each dimension."""
+        return tuple(s // c for s, c in zip(self.shard_shape, self.chunk_shape, strict=True))
+
+    def shard_path(self, place: Sequence[int]) -> Path:
+        """Return the file of a shard."""
+        return Path(self.path, "c", *map(str, place))
+
+    def encode(self, block: Array) -> list[bytes]:
+        """Return what the file of a shard holds; a block at the end of the array may be smaller than a shard.
+
+        Inner chunks of nothing but the fill value are left out, as zarr does.
+        """
+        offsets = np.full((math.prod(self._grid), 2), _MISSING, "<u8")
+        pieces: list[bytes] = []
+        at = 0
+        for number, place in enumerate(np.ndindex(*self._grid)):
+            where = tuple(slice(n * c, (n + 1) * c) for n, c in zip(place, self.chunk_shape, strict=True))
+            chunk = block[where]
+            if chunk.shape != self.chunk_shape:
+                if 0 in chunk.shape:
+                    continue
+                whole = np.full(self.chunk_shape, self.fill, self.dtype)
+                whole[tuple(slice(0, n) for n in chunk.shape)] = chunk
+                chunk = whole
+            chunk = np.ascontiguousarray(chunk, self.dtype)
+            if self._is_fill(chunk):
+                continue
+            data = chunk.tobytes()
+            for codec in self._pipeline:
+                data = codec.encode(data, self.dtype.itemsize)
+            offsets[number] = at, len(data)
+            pieces.append(data)
+            at += len(data)
+        index = offsets.tobytes()
+        return [*pieces, index, google_crc32c.value(index).to_bytes(4, "little")]
+
+    @cached_property
+    def _shard(self) -> Callable[[tuple[int, ...]], _Shard | None]:
+        """Open a shard; those read last stay open, and their indices are not read again."""
+
+        @lru_cache(maxsize=_OPEN)
+        def open_shard(place: tuple[int, ...]) -> _Shard | None:
+            try:
+                return _Shard(str(self.shard_path(place)), math.prod(self._grid))
+            except FileNotFoundError:
+                return None  # nothing but the fill value
+
+        return open_shard
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the description alone."""
+        return ShardedArray, (self.path, self.metadata)
+
+    def _is_fill(self, chunk: Array) -> bool:
+        first = chunk.flat[0]
+        if self.dtype.kind == "f" and np.isnan(self.fill):
+            return bool(np.isnan(first)) and bool(np.isnan(chunk).all())
+        return bool(first == self.fill) and bool((chunk == self.fill).all())
+
+    def read(self, rows: NDArray[np.int64]) -> Array:
+        """Return rows of the first dimension, whole, in the order given.
+
+        Raises
+        ------
+        StoreError
+            If a chunk or an index fails its checksum, or a file is cut; names the file.
+        """
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        cells = math.prod(-(-s // k) for s, k in zip(self.shape[1:], self.shard_shape[1:], strict=True))
+        for place in np.ndindex(*(-(-s // k) for s, k in zip(self.shape[1:], self.shard_shape[1:], strict=True))):
+            region = tuple(slice(p * k, (p + 1) * k) for p, k in zip(place, self.shard_shape[1:], strict=True))
+            part = out if cells == 1 else np.empty((len(rows), *out[(slice(None), *region)].shape[1:]), self.dtype)
+            self._read_column(rows, place, part)
+            if cells != 1:
+                out[(slice(None), *region)] = part
+        return out
+
+    def _read_column(self, rows: NDArray[np.int64], place: tuple[int, ...], out: Array) -> None:
+        """Fill ``out`` from the shards that lie one behind the other along the first dimension."""
+        step = self.chunk_shape[0]
+        chunks = rows // step
+        order = np.argsort(chunks, kind="stable")
+        per_shard = self._grid[0]
+        inner = [place for place in np.ndindex(*self._grid[1:])]
+        start = 0
+        while start < len(order):
+            chunk = int(chunks[order[start]])
+            stop = start
+            while stop < len(order) and chunks[order[stop]] == chunk:
+                stop += 1
+            targets = order[start:stop]
+            shard = self._shard((chunk // per_shard, *place))
+            for cell in inner:
+                number = int(np.ravel_multi_index((chunk % per_shard, *cell), self._grid))
+                where = tuple(slice(n * c, (n + 1) * c) for n, c in zip(cell, self.chunk_shape[1:], strict=True))
+                view = out[(slice(None), *where)]
+                data = None if shard is None else shard.chunk(number)
+                if data is None:
+                    view[targets] = self.fill
+                    continue
+                for codec in reversed(self._pipeline):
+                    data = codec.decode(data, shard.path if shard else "")
+                values = np.frombuffer(data, self.dtype).reshape(self.chunk_shape)
+                cut = tuple(slice(0, n) for n in view.shape[1:])
+                for target in targets:
+                    view[target] = values[int(rows[target]) - chunk * step][cut]
+            start = stop
+
+
+class _Shard:
+    """An open shard and its index; the file is closed when nobody reads from it any more."""
+
+    def __init__(self, path: str, count: int) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        size, length = os.fstat(self._descriptor).st_size, 16 * count
+        tail = os.pread(self._descriptor, length + 4, max(size - length - 4, 0))
+        if len(tail) != length + 4 or google_crc32c.value(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
+            raise StoreError(f"{path}: the index at its end is damaged; restore the file, or make the cube again")
+        self._index = np.frombuffer(tail[:-4], "<u8").reshape(count, 2).tolist()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def chunk(self, number: int) -> bytes | None:
+        """Return the stored bytes of an inner chunk, or None where it is not stored."""
+        at, size = self._index[number]
+        if at == _MISSING:
+            return None
+        data = os.pread(self._descriptor, size, at)
+        if len(data) != size:
+            raise StoreError(f"{self.path}: the file is cut; restore it, or make the cube again")
+        return data
+
+
+class LazyShards(BackendArray):
+    """What xarray reads a sharded array through: nothing until it is asked for, and then only the chunks needed."""
+
+    def __init__(self, array: ShardedArray) -> None:
+        self.array = array
+        self.shape = array.shape
+        self.dtype = array.dtype
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        """Return what an indexer selects."""
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._select)
+
+    def _select(self, key: tuple[Any, ...]) -> Array:
+        rows: NDArray[np.int64] = np.atleast_1d(np.arange(self.shape[0])[key[0]])
+        found = self.array.read(rows)
+        for axis, part in enumerate(key[1:], start=1):
+            if not isinstance(part, slice) or part != slice(None):
+                found = np.take(found, np.atleast_1d(np.arange(self.shape[axis])[part]), axis)
+        squeeze = tuple(axis for axis, part in enumerate(key) if isinstance(part, int | np.integer))
+        return found.squeeze(axis=squeeze) if squeeze else found
