@@ -26,6 +26,7 @@ FLOORS = {
     "io": 3,
     "synthetic": 3,
     "catalog": 4,
+    "train": 6,
     "report": 7,
     "pipeline": 8,
     "cli": 9,
@@ -42,6 +43,7 @@ NEVER = {
     "io": {"dask", "distributed", "threading", "concurrent"},
     "synthetic": {"dask", "distributed"},
     "catalog": {"pandas", "matplotlib"},
+    "train": {"pandas", "matplotlib", "h5py", "astropy"},
     "report": {"dask", "distributed"},
 }
 """What a folder never imports, whatever its floor."""
