@@ -18,7 +18,7 @@ Float = NDArray[np.float64]
 class Streamed(BaseEstimator):
     """An estimator that learns in passes over `Batches`; arrays are wrapped into one."""
 
-    def _batches(self, X: Any, y: Any = None, sample_weight: Any = None, *, supervised: bool) -> Batches:
+    def _batches(self, X: Any, y: Any = None, sample_weight: Any = None, *, supervised: bool, reset: bool = True) -> Batches:
         """Return what to learn from, and set what scikit-learn expects of a fitted estimator."""
         if isinstance(X, Batches):
             if y is not None or sample_weight is not None:
@@ -30,11 +30,14 @@ class Streamed(BaseEstimator):
             vars(self).pop("feature_names_in_", None)
             return X
         if supervised:
-            X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+            X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, reset=reset)
             y = np.asarray(y, dtype=np.float64)
         else:
-            X, y = validate_data(self, X, dtype=np.float64), None
+            X, y = validate_data(self, X, dtype=np.float64, reset=reset), None
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
+        if weight is not None and (weight == 0).any():
+            some = weight > 0
+            X, y, weight = X[some], None if y is None else y[some], weight[some]
         return arrays(X, y, weight)
 
     def _columns(self, X: Any) -> Float:
