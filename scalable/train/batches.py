@@ -74,6 +74,8 @@ class Batches:
         Of the features.
     target, target_unit : str
         What is learnt, empty for none.
+    column_units : tuple of (str, str)
+        Columns that the features are made of, with their units.
     """
 
     parts: tuple[Part, ...]
@@ -81,6 +83,7 @@ class Batches:
     units: tuple[str, ...] = ()
     target: str = ""
     target_unit: str = ""
+    column_units: tuple[tuple[str, str], ...] = ()
 
     def over(self, chunk: Callable[..., Sum], merge: Callable[[Sum, Sum], Sum], *shared: Any) -> Sum:
         """Go through all rows once: ``chunk(block, *shared)`` of every block, merged in the order of the parts.

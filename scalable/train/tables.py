@@ -198,7 +198,8 @@ def batches_of(
     read = tuple(dict.fromkeys(filter(None, (*columns_of(schema, features), target, weight, key, *sky[1]))))
     null_states = tuple(null_states_of(schema, features).items())
     parts = tuple(TablePart(part, features, target, weight, key, sky, read, null_states) for part in rows)
-    return Batches(parts, tuple(features.names), tuple(units_of(features, units)), target, units.get(target, ""))
+    own = tuple((name, units[name]) for name in features.columns)
+    return Batches(parts, tuple(features.names), tuple(units_of(features, units)), target, units.get(target, ""), own)
 
 
 def left_out(batches: Batches) -> dict[str, int]:

@@ -316,7 +316,7 @@ class RandomForest(_Trees):
 
     def predict_columns(self, columns: Float) -> Float:
         """Return the predictions for features of shape (features, rows); the same bits for a row wherever it stands."""
-        return self.forest_.total(columns) / len(self.trees_)
+        return self.forest_.total(columns) / (len(self.forest_.starts) - 1)
 
 
 def _out_of_bag(block: Block, trees: Sequence[Tree], seed: int) -> Any:
