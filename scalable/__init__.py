@@ -3,7 +3,8 @@
 The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `plan_append`,
 `append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `crossmatch`,
 `variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`,
-`write_catalog`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
+`write_catalog`), learn (`Features`, `ClassRule`, `batches_of`, `fit_photoz`, `evaluate`, `compare`, `predict`, `fit_mixture`,
+`sample_mixture`, `sample_tests`, `open_model`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +43,23 @@ _PUBLIC = {
     "id_search": "scalable.catalog.search",
     "sql": "scalable.catalog.sql",
     "write_catalog": "scalable.catalog.write",
+    # learn
+    "Features": "scalable.kernels.features",
+    "ClassRule": "scalable.kernels.features",
+    "batches_of": "scalable.train.tables",
+    "fit_photoz": "scalable.train.photoz",
+    "evaluate": "scalable.train.photoz",
+    "compare": "scalable.train.compare",
+    "predict": "scalable.train.predict",
+    "predict_files": "scalable.train.predict",
+    "to_qp": "scalable.train.predict",
+    "fit_mixture": "scalable.train.photoz",
+    "sample_mixture": "scalable.train.predict",
+    "write_sample": "scalable.train.predict",
+    "sample_tests": "scalable.train.goodness",
+    "Model": "scalable.train.model",
+    "open_model": "scalable.train.model",
+    "write_training_page": "scalable.report.training",
     # run
     "connect": "scalable.cluster",
     "run": "scalable.pipeline",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from scalable.errors import StoreError
-from scalable.io.atomic import write_bytes
+from scalable.io.atomic import aside, write_bytes
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -21,3 +22,13 @@ def write_table(table: pa.Table, path: Path) -> None:
     sink = io.BytesIO()
     writers[path.suffix](table, sink)
     write_bytes(path, sink.getvalue())
+
+
+def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> int:
+    """Write tables, one in memory at a time, as one Parquet file, whole or not at all; return the number of rows."""
+    rows = 0
+    with aside(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+            rows += table.num_rows
+    return rows

@@ -98,7 +98,7 @@ def compare(
                 "test_best": errors[:, 1].min(),
                 "spread": spread,
                 "seconds": errors[:, 2].mean(),
-                "note": f"test exceeds train by {100 * excess / errors[:, 0].mean():.0f} %: overfitted" if excess > allowed else "",
+                "note": f"test exceeds train by {excess:.4f}: overfitted" if excess > allowed else "",
             }
         )
     return pa.Table.from_pylist(rows)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +15,14 @@ from scalable.catalog.catalog import Catalog
 from scalable.catalog.light_curves import nullable
 from scalable.catalog.steps import Chain
 from scalable.errors import ColumnError, InputError, require
+from scalable.io.export import write_parquet
 from scalable.io.layout import LeafInfo
 from scalable.kernels.counter import normal, uniform
 from scalable.kernels.mixture import Parameters, log_density, responsibilities
 from scalable.schema import Column, Schema
+from scalable.survey import ColumnRule
 from scalable.train.model import Model
-from scalable.train.tables import columns_of
+from scalable.train.tables import Data, columns_of, rows_of_files
 
 Float = NDArray[np.float64]
 
@@ -226,3 +229,22 @@ def sample_mixture(model: Model, rows: int, *, seed: int = 0, blocks: int | None
     schema = Schema(tuple(columns))
     leaves = [LeafInfo(f"rows={a}:{b}", b - a, int((b - a) * schema.row_bytes)) for a, b in zip(edges, edges[1:], strict=False) if b > a]
     return Catalog(Chain(Draw(model, seed)), tuple((leaf,) for leaf in leaves), schema.to_arrow(), "sample")
+
+
+def predict_files(paths: Data, model: Model, to: str | Path, *, pdf: bool = False, rules: Mapping[str, ColumnRule] | None = None) -> int:
+    """Predict for the rows of files, a block in memory at a time, into one Parquet file with all their columns; computes.
+
+    Returns
+    -------
+    int
+        Rows written.
+    """
+    schema, parts = rows_of_files(paths, rules)
+    tables = (table for part in parts for table in part.tables(schema.names))
+    out = predict(schema.to_arrow().empty_table(), model, pdf=pdf).schema
+    return write_parquet((predict(table.cast(schema.to_arrow()), model, pdf=pdf) for table in tables), out, Path(to))
+
+
+def write_sample(sample: Catalog, to: str | Path) -> int:
+    """Draw a sample of `sample_mixture` into one Parquet file, a block in memory at a time; computes; return the rows."""
+    return write_parquet((sample.on_leaves([leaf]).compute() for leaf in sample.leaves), sample.schema, Path(to))

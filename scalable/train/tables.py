@@ -217,12 +217,17 @@ def _rows_of(data: Any, rules: dict[str, ColumnRule]) -> tuple[Schema, list[Rows
     if isinstance(data, pa.Table):
         cuts = range(0, max(data.num_rows, 1), PART_ROWS)
         return Schema.from_arrow(data.schema), [TableRows(data.slice(start, PART_ROWS)) for start in cuts]
+    return rows_of_files(data, rules)
+
+
+def rows_of_files(data: Any, rules: Mapping[str, ColumnRule] | None = None) -> tuple[Schema, list[Rows]]:
+    """Return the columns of files, under null rules, and their rows in runs of files that one task reads."""
     paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
     if not paths:
         raise InputError("no file to learn from")
     kind = _format(paths[0])
     schema = reader_for(kind).describe(Source(str(paths[0]))).schema
-    given = {name: rule for name, rule in rules.items() if schema[name]}
+    given = {name: rule for name, rule in (rules or {}).items() if schema[name]}
     runs: list[list[Source]] = []
     filled = 0
     for path in paths:
