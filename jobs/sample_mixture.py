@@ -1,4 +1,4 @@
-"""Fit a mixture of colours and draw from it, on a Dask cluster: python jobs/sample_mixture.py DATA... --magnitudes Y,J,H --out DIR.
+"""Fit a mixture and draw from it on a Dask cluster: python jobs/sample_mixture.py DATA... --magnitudes Y,J,H --out DIR.
 
 DATA is a store, a HATS catalogue, or files. Writes DIR/mixture.h5, DIR/sample.parquet and DIR/report.json, with two-sample tests
 against rows that were held out, and prints one line. What is there already is not made again.

@@ -1,7 +1,7 @@
-"""Teach photometric redshifts on a Dask cluster: python jobs/train_photoz.py DATA... --magnitudes g,r,i --target z --out model.h5.
+"""Teach redshifts on a Dask cluster: python jobs/train_photoz.py DATA... --magnitudes g,r,i --target z --out model.h5.
 
-DATA is a store, a HATS catalogue, or files. Writes the model, a JSON report beside it, and prints one line. A finished model is not
-fitted again; a killed fit of an estimator with passes goes on from its checkpoint.
+DATA is a store, a HATS catalogue, or files. Writes the model, a JSON report beside it, and prints one line. A finished model is
+not fitted again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--magnitudes", required=True, help="columns in the order of the bands, with commas")
     parser.add_argument("--reference", default="", help="one of them that is a feature itself")
     parser.add_argument("--target", required=True, help="column with the redshifts")
-    parser.add_argument("--estimator", default="boosting", help="linear, ridge, boosting, forest, network, ... (default: boosting)")
+    parser.add_argument(
+        "--estimator", default="boosting", help="linear, ridge, boosting, forest, network, ... (default: boosting)"
+    )
     parser.add_argument("--test", type=Path, nargs="+", help="files to judge on")
     parser.add_argument("--folds", type=int, default=5, help="folds that the error is measured on (default: 5)")
     parser.add_argument("--key", default="", help="column that identifies a row")
@@ -85,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.with_name(args.out.name + ".json").write_text(json.dumps(report, indent=1) + "\n")
     error = (report["test"] or report["metrics"]["train"])["median_abs"]
     where = "test" if report["test"] else "training"
-    print(f"{report['model']}: median |dz| {error:.5f} on {where} rows{' (there already)' if report['skipped'] else ''}: {args.out}")
+    print(
+        f"{report['model']}: median |dz| {error:.5f} on {where} rows{' (there already)' if report['skipped'] else ''}: {args.out}"
+    )
     return 0
 
 

@@ -4,7 +4,8 @@ The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`),
 `append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `crossmatch`,
 `variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`,
 `write_catalog`), learn (`Features`, `ClassRule`, `batches_of`, `fit_photoz`, `evaluate`, `compare`, `predict`, `fit_mixture`,
-`sample_mixture`, `sample_tests`, `open_model`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
+`sample_mixture`, `sample_tests`, `open_model`), run (`run`, `connect`). Each is loaded when it is first used, so that importing
+this package costs nothing.
 """
 
 from __future__ import annotations

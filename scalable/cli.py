@@ -467,7 +467,9 @@ rules_option = click.option(
 
 @main.command()
 @data_argument
-@click.option("--magnitudes", callback=_listed, metavar="A,B,...", help="Columns in the order of the bands; neighbours make colours.")
+@click.option(
+    "--magnitudes", callback=_listed, metavar="A,B,...", help="Columns in the order of the bands; neighbours make colours."
+)
 @click.option("--reference", default="", metavar="A", help="One of them that is a feature itself.")
 @click.option("--others", callback=_listed, metavar="A,B,...", help="Further columns, taken as they are.")
 @click.option("--target", default="", metavar="COLUMN", help="Redshifts to learn; without it a mixture is fitted.")

@@ -1,4 +1,4 @@
-"""The table of photometric redshifts: every estimator on real and simulated galaxies, train beside test; ten seeds of the network.
+"""Photometric redshifts: every estimator on real and simulated galaxies, train beside test; ten seeds of the network.
 
 python -m benchmarks.suite.photoz [SET ...] [--json FILE]. Hyperparameters are chosen on training rows only.
 """

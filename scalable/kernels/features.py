@@ -30,8 +30,8 @@ class ClassRule:
     wanted : tuple of float
         Classes that count.
     rule : str
-        ``any``, ``all`` or ``majority`` of the columns, or the name of one of them. A missing class is no wanted one, and does not
-        count for the majority either way.
+        ``any``, ``all`` or ``majority`` of the columns, or the name of one of them. A missing class is no wanted one, and does
+        not count for the majority either way.
     """
 
     columns: tuple[str, ...]
@@ -49,9 +49,9 @@ class ClassRule:
             return np.isin(values[self.rule], self.wanted)
         wanted = np.array([np.isin(values[name], self.wanted) for name in self.columns])
         if self.rule == "any":
-            return wanted.any(axis=0)
+            return np.asarray(wanted.any(axis=0))
         if self.rule == "all":
-            return wanted.all(axis=0)
+            return np.asarray(wanted.all(axis=0))
         known = np.array([np.isfinite(values[name]) for name in self.columns])
         return 2 * wanted.sum(axis=0) > known.sum(axis=0)
 
@@ -69,9 +69,9 @@ class Features:
     others : tuple of str
         Further columns, taken as they are, after the colours.
     missing : mapping of str to (str or float)
-        What is done with a value by its state (names of `State` in lower case): ``drop`` leaves the row out, a number stands for
-        the value, for example a limiting magnitude for ``non_detection``; ``keep`` (for ``imputed``) takes it as it is. A state
-        that is not named drops the row.
+        What is done with a value by its state (names of `State` in lower case): ``drop`` leaves the row out, a number is taken
+        for the value, for example a limiting magnitude for ``non_detection``; ``keep`` (for ``imputed``) takes it as it is. A
+        state that is not named drops the row.
     classes : ClassRule, optional
         Which rows count by class.
     """
@@ -88,7 +88,9 @@ class Features:
             if name.upper() not in State.__members__ or name == "measured":
                 raise ColumnError(f"missing: no state {name!r}; {nearest(name, [s.name.lower() for s in State][1:])}")
         if self.reference and self.reference not in self.magnitudes:
-            raise ColumnError(f"reference {self.reference!r} is not a magnitude of the features; {nearest(self.reference, self.magnitudes)}")
+            raise ColumnError(
+                f"reference {self.reference!r} is not a magnitude of the features; {nearest(self.reference, self.magnitudes)}"
+            )
         if len(self.names) == 0:
             raise ColumnError("no feature: give two magnitudes or more, or other columns")
 
@@ -189,4 +191,8 @@ class Features:
 def units_of(features: Features, units: Mapping[str, str]) -> Sequence[str]:
     """Return the unit of each feature, where a colour has the unit of its magnitudes."""
     colours = [units.get(a, "") for a in features.magnitudes[:-1]]
-    return [*([units.get(features.reference, "")] if features.reference else []), *colours, *(units.get(n, "") for n in features.others)]
+    return [
+        *([units.get(features.reference, "")] if features.reference else []),
+        *colours,
+        *(units.get(n, "") for n in features.others),
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -58,7 +58,8 @@ class Expectation(NamedTuple):
 
 def merge(a: Expectation, b: Expectation) -> Expectation:
     """Return the sums over two disjoint sets of rows."""
-    return Expectation(*(x + y for x, y in zip(a, b, strict=True)))
+    sums: Any = (x + y for x, y in zip(a, b, strict=True))  # type: ignore[operator]
+    return Expectation(*sums)
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS, error_model="numpy")
@@ -93,7 +94,14 @@ def _exp_of(logs: Float, bits: NDArray[np.int64], used: int) -> float:
 
 @njit(cache=True, nogil=True, fastmath=_SUMS, error_model="numpy")
 def _expect(
-    columns: Float, row_weights: Float, constant: Float, means: Float, precision: Float, diagonal: bool, stats: bool, density: Float
+    columns: Float,
+    row_weights: Float,
+    constant: Float,
+    means: Float,
+    precision: Float,
+    diagonal: bool,
+    stats: bool,
+    density: Float,
 ) -> tuple[float, float, Float, Float, Float]:
     d, n = columns.shape
     k = len(constant)
@@ -211,7 +219,9 @@ def log_density(columns: Float, parameters: Parameters) -> Float:
 
 def responsibilities(columns: Float, parameters: Parameters) -> Float:
     """Return the probability of each component for each row, shape (n, k)."""
-    logs = np.column_stack([log_density(columns, Parameters(*(part[c : c + 1] for part in parameters))) for c in range(len(parameters.weights))])
+    logs = np.column_stack(
+        [log_density(columns, Parameters(*(part[c : c + 1] for part in parameters))) for c in range(len(parameters.weights))]
+    )
     logs -= logs.max(axis=1, keepdims=True)
     shares = np.exp(logs)
     return shares / shares.sum(axis=1, keepdims=True)

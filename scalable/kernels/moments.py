@@ -41,7 +41,8 @@ class Moments(NamedTuple):
         """Return the moments of some groups together, as one group; merged in the order given."""
         total = empty(1, self.mean.shape[1])
         for group in groups:
-            total = merge(total, Moments(*(part[group : group + 1] for part in self)))
+            one = slice(group, group + 1)
+            total = merge(total, Moments(self.rows[one], self.weight[one], self.mean[one], self.scatter[one]))
         return total
 
 

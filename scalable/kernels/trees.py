@@ -44,7 +44,8 @@ class Tree(NamedTuple):
 
 def stump(value: float) -> Tree:
     """Return a tree of one leaf."""
-    return Tree(*(np.full(1, fill) for fill in (-1, 0)), np.zeros(1), *(np.full(1, -1) for _ in "lr"), np.array([value]))
+    leaf, none = np.full(1, -1), np.zeros(1, np.int64)
+    return Tree(leaf, none, np.zeros(1), leaf, leaf, np.array([value]))
 
 
 def bin_edges(columns: Float, bins: int = MAX_BINS) -> list[Float]:
@@ -117,7 +118,7 @@ def _add_trees(
 
 
 class Forest(NamedTuple):
-    """Trees one after the other in the same arrays; tree t is from ``starts[t]`` to ``starts[t + 1]``, children relative to it."""
+    """Trees one after the other in the same arrays, from ``starts[t]`` to ``starts[t + 1]``; children count from there."""
 
     starts: Int
     feature: Int

@@ -1,4 +1,4 @@
-"""Figures of what was learnt: redshifts against the truth, residuals, learning curves, pair plots, mixtures. From arrays alone."""
+"""Figures of what was learnt: redshifts against the truth, residuals, learning curves, pair plots, mixtures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
@@ -110,6 +111,9 @@ def learning_curves(curves: Mapping[str, Sequence[float]], *, label: str = "Loss
     axes.axvline(int(last.argmin()) + 1, color=theme.muted, lw=0.9, ls=(0, (4, 3)))
     if min(min(curve) for curve in curves.values()) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
     return figure
 
@@ -151,8 +155,8 @@ def pairs(columns: Floats, names: Sequence[str], *, theme: Theme = LIGHT) -> Fig
                 axes.tick_params(labelleft=False, left=False)
                 axes.set_ylim(bottom=0)
             elif i > j:
-                edges = [np.linspace(*bounds[k], 61) for k in (j, i)]
-                _density(axes, *edges, np.histogram2d(columns[j], columns[i], bins=edges)[0].T, theme)
+                across, up = (np.linspace(*bounds[k], 61) for k in (j, i))
+                _density(axes, across, up, np.histogram2d(columns[j], columns[i], bins=(across, up))[0].T, theme)
             else:
                 axes.scatter(columns[j, some], columns[i, some], 2, theme.accent, alpha=0.35, linewidths=0, rasterized=True)
                 axes.set_ylim(bounds[i])
@@ -177,18 +181,29 @@ def criteria(rows: Sequence[Mapping[str, Any]], *, theme: Theme = LIGHT) -> Figu
     figure = sheet(WIDTH, 3.4, theme)
     left, right = figure.subplots(1, 2)
     numbers = [row["components"] for row in rows]
-    style_axes(left, theme, "Components", "BIC (the less the better)")
-    bic = [row["bic"] for row in rows]
-    left.plot(numbers, bic, color=theme.accent, marker="o", ms=4, lw=1.5)
+    style_axes(left, theme, "Components", "BIC above the least")
+    bic = np.array([row["bic"] for row in rows])
     least = int(np.argmin(bic))
-    left.plot(numbers[least], bic[least], "D", color=theme.alert, ms=7)
-    _header(left, f"least at {numbers[least]} components", "", theme)
+    left.plot(numbers, bic - bic[least], color=theme.accent, marker="o", ms=4, lw=1.5)
+    left.plot(numbers[least], 0, "D", color=theme.alert, ms=7, clip_on=False, zorder=4)
+    left.set_yscale("symlog", linthresh=max(10.0, float(np.sort(bic - bic[least])[min(1, len(bic) - 1)])))
+    left.set_ylim(bottom=0)
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    _header(left, f"BIC {bic[least]:,.0f}, least at {numbers[least]} components", "", theme)
     style_axes(right, theme, "Components", "Log likelihood per row")
-    right.plot(numbers, [row["train"] for row in rows], color=theme.muted, marker="o", ms=4, lw=1.3, label="training rows")
-    held = [row["held_out"] for row in rows]
-    if None not in held:
-        right.plot(numbers, held, color=theme.accent, marker="o", ms=4, lw=1.5, label="held-out rows")
+    curves = {"training rows": [row["train"] for row in rows], "held-out rows": [row["held_out"] for row in rows]}
+    for (name, curve), colour in zip(curves.items(), (theme.muted, theme.accent), strict=True):
+        if None not in curve:
+            right.plot(numbers, curve, color=colour, marker="o", ms=4, lw=1.4, label=name)
+    # A single Gaussian lies far below all others, whose differences are what one looks for.
+    shown = sorted(value for curve in curves.values() if None not in curve for value in curve)
+    cut = [value for value in shown if value < shown[len(shown) // 2] - 6 * (shown[-1] - shown[len(shown) // 2])]
+    if cut and len(shown) > 4:
+        right.set_ylim(bottom=shown[len(cut)] - 0.1 * (shown[-1] - shown[len(cut)]))
+        _header(right, f"{len(cut)} points below the frame, the lowest at {cut[0]:.3f}", "", theme)
     right.legend(frameon=False, fontsize=8, labelcolor=theme.ink, loc="lower right")
+    for axes in (left, right):
+        axes.set_xticks(numbers, [str(number) for number in numbers])
     return figure
 
 
@@ -212,7 +227,7 @@ def mixture_samples(
     Figure
     """
     edges = [np.linspace(*_limits(axis), 81) for axis in data]
-    real = np.histogram2d(*data, bins=edges)[0].T
+    real = np.histogram2d(data[0], data[1], bins=(edges[0], edges[1]))[0].T
     figure = sheet(WIDTH, 3.4 * (1 + len(samples)) - 0.6, theme)
     grid = figure.subplots(1 + len(samples), 3, squeeze=False)
     _density_panel(grid[0, 0], edges, real, names, theme)
@@ -225,7 +240,7 @@ def mixture_samples(
             axes.hist(rows[n], edges[n].tolist(), density=True, histtype="step", color=colour, lw=1.4, ls=style, label=label)
         axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink)
     for row, (label, (rows, parameters)) in zip(grid[1:], samples.items(), strict=True):
-        drawn = np.histogram2d(*rows, bins=edges)[0].T * (data.shape[1] / rows.shape[1])
+        drawn = np.histogram2d(rows[0], rows[1], bins=(edges[0], edges[1]))[0].T * (data.shape[1] / rows.shape[1])
         _density_panel(row[0], edges, drawn, names, theme)
         _header(row[0], label, f"{rows.shape[1]:,} rows drawn, scaled to the data", theme)
         _components(row[1], edges, parameters, names, theme)

@@ -48,7 +48,13 @@ def write_training_page(path: str | Path, model: Model, data: Data, *, test: Dat
     parts = _of_redshifts(model, batches, samples) if model.target else _of_mixture(model, batches["train"], samples["train"])
     about = model.about
     summary = {"model": model.kind, "rows": f"{about['rows']:,}", "data": about["data"][:16], "digest": model.digest[:16]}
-    write_page(Path(path), title=f"{model.target or 'Density'} from colours", subtitle=repr(model).splitlines()[0][1:-1], sections=parts, summary=summary)
+    write_page(
+        Path(path),
+        title=f"{model.target or 'Density'} from colours",
+        subtitle=repr(model).splitlines()[0][1:-1],
+        sections=parts,
+        summary=summary,
+    )
 
 
 def _labels(batches: Batches) -> list[str]:
@@ -56,15 +62,23 @@ def _labels(batches: Batches) -> list[str]:
     return [f"{name} [{unit}]" if unit else name for name, unit in zip(batches.names, units, strict=True)]
 
 
+def _bins(values: Floats) -> Floats:
+    low, high = np.percentile(values, (0.5, 99.5))
+    return np.linspace(float(low), float(high), 16)
+
+
 def _of_redshifts(model: Model, batches: dict[str, Batches], samples: dict[str, Sample]) -> list[Section]:
     guesses = {name: (found.target, model.predict_columns(found.columns)) for name, found in samples.items()}
     labels = _labels(batches["train"])
     magnitude = {labels[0]: 0} if model.features.reference else {}
     target = f"Spectroscopic redshift {model.target}"
-    spans = {target: np.linspace(*np.percentile(samples["train"].target, (0.5, 99.5)), 16)}
-    spans |= {name: np.linspace(*np.percentile(samples["train"].columns[n], (0.5, 99.5)), 16) for name, n in magnitude.items()}
+    spans = {target: _bins(samples["train"].target)}
+    spans |= {name: _bins(samples["train"].columns[n]) for name, n in magnitude.items()}
     dz = {
-        name: ({target: found.target} | {label: found.columns[n] for label, n in magnitude.items()}, relative(guesses[name][1], found.target))
+        name: (
+            {target: found.target} | {label: found.columns[n] for label, n in magnitude.items()},
+            relative(guesses[name][1], found.target),
+        )
         for name, found in samples.items()
     }
     sections = [
@@ -125,7 +139,7 @@ def _of_mixture(model: Model, batches: Batches, sample: Sample) -> list[Section]
         Section(
             "How many components",
             figure=lambda theme: learning.criteria(model.about["criteria"], theme=theme),
-            caption=f"The least BIC is at {chosen.n_components} components. The likelihood of held-out rows may still rise beyond.",
+            caption=f"The least BIC is at {chosen.n_components} components; the likelihood of held-out rows may rise beyond.",
         )
     ]
     if len(labels) > 1:

@@ -27,7 +27,7 @@ class Streamed(BaseEstimator):
                 raise InputError("the batches have no target: give batches_of(..., target=NAME)")
             self.n_features_in_ = len(X.names)
             # Names would make scikit-learn ask for data frames at prediction; what the model was taught is kept with its file.
-            vars(self).pop("feature_names_in_", None)
+            self.__dict__.pop("feature_names_in_", None)
             return X
         if supervised:
             X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, reset=reset)

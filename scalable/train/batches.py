@@ -40,8 +40,8 @@ class Block:
     """
 
     columns: Float
-    target: Float | None
-    weight: Float | None
+    target: Any
+    weight: Any
     keys: Keys
     groups: Keys
 
@@ -51,8 +51,8 @@ class Block:
 
     def take(self, rows: Any) -> Block:
         """Return some of the rows: a mask, indices or a slice."""
-        rest = (None if part is None else part[rows] for part in (self.target, self.weight))
-        return Block(np.ascontiguousarray(self.columns[:, rows]), *rest, self.keys[rows], self.groups[rows])
+        target, weight = (None if part is None else part[rows] for part in (self.target, self.weight))
+        return Block(np.ascontiguousarray(self.columns[:, rows]), target, weight, self.keys[rows], self.groups[rows])
 
 
 class Part(Protocol):
@@ -160,13 +160,13 @@ def _merge_digests(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """Rows of arrays in memory, or mapped from files."""
+    """Rows of arrays in memory, or mapped from files; the attributes of a `Block`."""
 
-    columns: Float
-    target: Float | None = None
-    weight: Float | None = None
-    keys: Keys | None = None
-    groups: Keys | None = None
+    columns: Any
+    target: Any = None
+    weight: Any = None
+    keys: Any = None
+    groups: Any = None
 
     def blocks(self) -> Iterator[Block]:
         """Yield the rows."""

@@ -52,7 +52,7 @@ class Checkpoint:
         arrays, said, _ = read_arrays(self.path)
         if said.get("recipe") != self.recipe:
             raise StoreError(
-                f"{self.path}: holds the state of another fit (other data, features, parameters or version); remove it to begin anew"
+                f"{self.path}: holds the state of another fit (other data, features or parameters); remove it to start anew"
             )
         return arrays, said["state"]
 

@@ -82,22 +82,23 @@ def compare(
             start = time.perf_counter()
             model = fit_photoz(train, features, target=train.target, estimator=estimator, folds=0)
             seconds = time.perf_counter() - start
-            errors = (model.about["metrics"]["train"][METRIC], evaluate(model, test)[METRIC][0].as_py())
-            found.append((*errors, seconds))
-        errors = np.array(found)
-        spread = float(errors[:, 1].std(ddof=1)) if len(found) > 1 else math.nan
-        excess = errors[:, 1].mean() - errors[:, 0].mean()
+            pair = (model.about["metrics"]["train"][METRIC], evaluate(model, test)[METRIC][0].as_py())
+            found.append((*pair, seconds))
+        train_error, test_error, seconds = np.array(found).mean(axis=0)
+        tests = [pair[1] for pair in found]
+        spread = float(np.std(tests, ddof=1)) if len(found) > 1 else math.nan
         # With one fit, the sampling error of a median of |dz| of this size stands for the spread.
-        allowed = 2 * spread if spread == spread else 2.5 * errors[:, 1].mean() / math.sqrt(test.count())
+        allowed = 2 * spread if len(found) > 1 else 2.5 * test_error / math.sqrt(test.count())
+        excess = test_error - train_error
         rows.append(
             {
                 "estimator": name,
                 "chosen": " ".join(str(chosen).split()) if len(choices) > 1 else "",
-                "train": errors[:, 0].mean(),
-                "test": errors[:, 1].mean(),
-                "test_best": errors[:, 1].min(),
+                "train": train_error,
+                "test": test_error,
+                "test_best": min(tests),
                 "spread": spread,
-                "seconds": errors[:, 2].mean(),
+                "seconds": seconds,
                 "note": f"test exceeds train by {excess:.4f}: overfitted" if excess > allowed else "",
             }
         )

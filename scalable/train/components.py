@@ -1,4 +1,4 @@
-"""Standardisation and principal components from one pass of second moments, or exact medians and quartiles; weights do not count."""
+"""Standardisation and principal components from second moments, or exact medians and quartiles; weights do not count."""
 
 from __future__ import annotations
 

@@ -37,7 +37,9 @@ def _mean_distance(a: Float, b: Float) -> float:
     return float(total / (len(a) * len(b)))
 
 
-def sample_tests(model: Model, data: Data, *, rows: int = 10_000, held_out: float = 0.2, seed: int = 0, **table: Any) -> dict[str, Any]:
+def sample_tests(
+    model: Model, data: Data, *, rows: int = 10_000, held_out: float = 0.2, seed: int = 0, **table: Any
+) -> dict[str, Any]:
     """Compare rows drawn from a mixture with rows of a table that it was not fitted to; computes.
 
     Parameters
@@ -55,8 +57,8 @@ def sample_tests(model: Model, data: Data, *, rows: int = 10_000, held_out: floa
     Returns
     -------
     dict
-        For each feature ``ks`` (statistic, p-value); ``energy`` in units of the features' deviations, and ``energy_of_data``, that
-        between two halves of the data: what chance alone gives.
+        For each feature ``ks`` (statistic, p-value); ``energy`` in units of the features' deviations, and ``energy_of_data``,
+        that between two halves of the data: what chance alone gives.
     """
     batches = batches_of(data, model.features, **table)
     if held_out > 0:

@@ -62,7 +62,7 @@ def mixed(
         weight = np.concatenate([part.weight[cut] for part, cut in cuts if part.weight is not None] or [np.zeros(0)])
         rows = rng.permutation(len(X))
         if held:
-            groups = np.concatenate([(part.keys if part.groups is None else part.groups)[cut] for part, cut in cuts])  # type: ignore[index]
+            groups = np.concatenate([(part.keys if part.groups is None else part.groups)[cut] for part, cut in cuts])
             rows = rows[fold_of(groups, held, seed)[rows] != 0]
         for start in range(0, len(rows), batch_rows):
             picked = rows[start : start + batch_rows]
@@ -75,7 +75,7 @@ def order_share(batches: Batches) -> float:
     means, counts, total, squares = [], [], 0.0, 0.0
     for part in parts:
         for start in range(0, part.columns.shape[1], SLICE_ROWS):
-            y = np.asarray(part.target[start : start + SLICE_ROWS])  # type: ignore[index]
+            y = np.asarray(part.target[start : start + SLICE_ROWS])
             means.append(y.mean())
             counts.append(len(y))
             total += y.sum()
@@ -94,8 +94,8 @@ def warn_of_order(batches: Batches) -> None:
     share = order_share(batches)
     if share > 0.1:
         warnings.warn(
-            f"{100 * share:.0f} % of the variance of {batches.target} lies between blocks of rows: the table is sorted by it, or by "
-            "something like it. Batches are mixed from all over the table here, which makes that harmless; other tools need a shuffle",
+            f"{100 * share:.0f} % of the variance of {batches.target} lies between blocks of rows: the table is sorted by it, "
+            "or nearly. Batches are mixed from all over the table here, which makes that harmless; other tools need a shuffle",
             OrderWarning,
             stacklevel=3,
         )
@@ -188,7 +188,7 @@ class MLPRegressor(RegressorMixin, Streamed):
             for block in batches.blocks():
                 for start in range(0, len(block), self.batch_rows):
                     cut = slice(start, start + self.batch_rows)
-                    self._step(block.columns[:, cut].T, block.target[cut], self.learning_rate)  # type: ignore[index]
+                    self._step(block.columns[:, cut].T, block.target[cut], self.learning_rate)
         return self
 
     def predict(self, X: Any) -> Float:
@@ -219,9 +219,7 @@ class MLPRegressor(RegressorMixin, Streamed):
         outputs = 1 if self.bins is None else len(self.bins) - 1
         sizes = [len(self.centre_) - 1, *self.hidden, outputs]
         limits = [np.sqrt(6.0 / (a + b)) for a, b in zip(sizes, sizes[1:], strict=False)]
-        self.weights_ = [
-            rng.uniform(-limit, limit, (a, b)) for limit, a, b in zip(limits, sizes, sizes[1:], strict=False)
-        ]
+        self.weights_ = [rng.uniform(-limit, limit, (a, b)) for limit, a, b in zip(limits, sizes, sizes[1:], strict=False)]
         self.biases_ = [np.zeros(b) for b in sizes[1:]]
         self._first = [np.zeros_like(p) for p in (*self.weights_, *self.biases_)]
         self._second = [np.zeros_like(p) for p in (*self.weights_, *self.biases_)]
@@ -237,7 +235,9 @@ class MLPRegressor(RegressorMixin, Streamed):
     def _step(self, X: Float, y: Float, rate: float) -> float:
         scaled = (X - self.centre_[:-1]) / self.scale_[:-1]
         classes = self.bins is not None
-        loss, by_weight, by_bias = gradients(scaled, self._target(y), self.weights_, self.biases_, alpha=self.alpha, classes=classes)
+        loss, by_weight, by_bias = gradients(
+            scaled, self._target(y), self.weights_, self.biases_, alpha=self.alpha, classes=classes
+        )
         self.t_ += 1
         rate *= np.sqrt(1 - 0.999**self.t_) / (1 - 0.9**self.t_)
         every = zip((*self.weights_, *self.biases_), (*by_weight, *by_bias), self._first, self._second, strict=True)
@@ -267,7 +267,7 @@ class MLPRegressor(RegressorMixin, Streamed):
         return (found, [p.copy() for p in (*self.weights_, *self.biases_)]) if found < best[0] else best
 
     def _loss(self, block: Block) -> float:
-        target, outputs = self._target(block.target), self._outputs(block.columns)  # type: ignore[arg-type]
+        target, outputs = self._target(block.target), self._outputs(block.columns)
         if self.bins is None:
             return float(0.5 * ((outputs[0] - target) ** 2).mean())
         picked = softmax(outputs)[target.astype(np.int64), np.arange(len(block))]
@@ -286,7 +286,9 @@ class MLPRegressor(RegressorMixin, Streamed):
         if saved is None:
             return np.inf, []
         arrays, state = saved
-        several = {name: [arrays[f"{name}{n}"] for n in range(2 * len(self.weights_)) if f"{name}{n}" in arrays] for name in "pmvb"}
+        several = {
+            name: [arrays[f"{name}{n}"] for n in range(2 * len(self.weights_)) if f"{name}{n}" in arrays] for name in "pmvb"
+        }
         self._set(several["p"])
         self._first, self._second = several["m"], several["v"]
         self.t_, self.n_iter_ = state["t"], len(state["loss"])

@@ -19,7 +19,7 @@ Float = NDArray[np.float64]
 
 def target_moments(block: Block, folds: int, seed: int) -> Moments:
     """Return the moments of features and target, for each fold apart."""
-    columns = np.vstack([block.columns, block.target])  # type: ignore[list-item]
+    columns = np.vstack([block.columns, block.target])
     group = fold_of(block.groups, folds, seed) if folds > 1 else None
     return moments(columns, group, block.weight, groups=folds)
 

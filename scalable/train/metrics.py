@@ -9,7 +9,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalable.kernels.metrics import DEFINITIONS, PDF_DEFINITIONS, biweight, bin_cde, bin_crps, bin_pit, relative, sums, uniformity
+from scalable.kernels.metrics import (
+    DEFINITIONS,
+    PDF_DEFINITIONS,
+    bin_cde,
+    bin_crps,
+    bin_pit,
+    biweight,
+    relative,
+    sums,
+    uniformity,
+)
 from scalable.train.batches import ArrayPart, Batches, Block
 from scalable.train.quantiles import exact_quantiles
 

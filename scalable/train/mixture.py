@@ -87,7 +87,8 @@ def fit_together(
     if checkpoint is not None and (saved := checkpoint.load()) is not None:
         arrays, state = saved
         fits = [
-            Fit(Parameters(*(arrays[f"{n}_{part}"] for part in Parameters._fields)), *said) for n, said in enumerate(state["fits"])
+            Fit(Parameters(*(arrays[f"{n}_{part}"] for part in Parameters._fields)), *said)
+            for n, said in enumerate(state["fits"])
         ]
     while todo := [n for n, fit in enumerate(fits) if not fit.converged and fit.passes < max_iter]:
         sums = batches.over(expect_all, merge_all, [fits[n].parameters for n in todo], kind == "diag")
@@ -98,7 +99,9 @@ def fit_together(
             fits[n] = Fit(parameters, mean, fits[n].passes + 1, bool(done))
         if checkpoint is not None:
             arrays = {
-                f"{n}_{name}": part for n, fit in enumerate(fits) for name, part in zip(Parameters._fields, fit.parameters, strict=True)
+                f"{n}_{name}": part
+                for n, fit in enumerate(fits)
+                for name, part in zip(Parameters._fields, fit.parameters, strict=True)
             }
             checkpoint.save(arrays, {"fits": [[fit.log_likelihood, fit.passes, fit.converged] for fit in fits]})
     return fits
@@ -191,8 +194,15 @@ class GaussianMixture(DensityMixin, Streamed):
         starts = self._starts(batches, counts)
         recipe = {**self.get_params(), "counts": list(counts), "parts": len(batches.parts), "names": batches.names}
         keep = Checkpoint.of(recipe.pop("checkpoint"), **recipe)
-        settings = {"kind": self.covariance_type, "tol": self.tol, "floor": self.reg_covar, "max_iter": self.max_iter}
-        every = fit_together(batches, [start for group in starts for start in group], **settings, checkpoint=keep)
+        every = fit_together(
+            batches,
+            [start for group in starts for start in group],
+            kind=self.covariance_type,
+            tol=self.tol,
+            floor=self.reg_covar,
+            max_iter=self.max_iter,
+            checkpoint=keep,
+        )
         found, place = [], 0
         for number, group in zip(counts, starts, strict=True):
             fits, place = every[place : place + len(group)], place + len(group)
@@ -210,9 +220,10 @@ class GaussianMixture(DensityMixin, Streamed):
             given = (self.weights_init, self.means_init, self.covariances_init)
             return [[Parameters(*(np.array(part, dtype=np.float64) for part in given))]]
         sample = draw(batches, SAMPLE_ROWS, seed=self.seed)
-        how = {"kind": self.covariance_type, "floor": self.reg_covar}
+        how: dict[str, Any] = {"kind": self.covariance_type, "floor": self.reg_covar}
         return [
-            [start_from(sample, number, **how, seed=self.seed + 1000 * number + n) for n in range(self.n_init)] for number in counts
+            [start_from(sample, number, **how, seed=self.seed + 1000 * number + n) for n in range(self.n_init)]
+            for number in counts
         ]
 
     def _take(self, fit: Fit) -> GaussianMixture:
@@ -248,7 +259,7 @@ class GaussianMixture(DensityMixin, Streamed):
     @property
     def n_parameters(self) -> int:
         """Number of free parameters."""
-        return free_parameters(*self.means_.shape, self.covariance_type)
+        return free_parameters(self.means_.shape[0], self.means_.shape[1], self.covariance_type)
 
     def bic(self, X: Any) -> float:
         """Return the Bayesian information criterion on rows: the less the better."""

@@ -129,16 +129,18 @@ class Model:
         for name in self.features.columns:
             if name not in schema:
                 bands = f"the bands {', '.join(self.features.magnitudes)}" if self.features.magnitudes else "other columns"
-                raise ColumnError(f"{title} has no column {name!r}: the model was taught with {bands}; {nearest(name, schema.names)}")
+                raise ColumnError(
+                    f"{title} has no column {name!r}: the model was taught with {bands}; {nearest(name, schema.names)}"
+                )
             here, there = schema[name].unit, self.units.get(name, "")
             if here and there and parse_unit(here) != parse_unit(there):
                 raise ColumnError(
-                    f"{title}: {name} is in {here}, the model was taught with {there}: convert the column, or train anew on such a table"
+                    f"{title}: {name} is in {here}, the model was taught with {there}: convert the column, or train anew"
                 )
             if bool(here) != bool(there):
                 raise ColumnError(
                     f"{title}: {name} is {'in ' + here if here else 'without unit'}, the model was taught with a column "
-                    f"{'in ' + there if there else 'without unit'}: say the unit of the one that lacks it, in a rule of its columns"
+                    f"{'in ' + there if there else 'without unit'}: say the unit that is lacking in a rule of its column"
                 )
 
     def save(self, path: str | Path) -> str:
@@ -205,7 +207,9 @@ def open_model(path: str | Path) -> Model:
             said["about"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path}: not what a model of this version holds ({error!r}); save it again with this version") from error
+        raise StoreError(
+            f"{path}: not what a model of this version holds ({error!r}); save it again with this version"
+        ) from error
 
 
 def versions() -> dict[str, str]:

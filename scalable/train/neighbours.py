@@ -98,14 +98,14 @@ class KNeighbors(RegressorMixin, Streamed):
 class Cells(NamedTuple):
     """Occupied cells of a grid, sorted: sums of weight, weighted features and weighted target."""
 
-    index: NDArray[np.int64]
+    place: NDArray[np.int64]
     sums: Float
 
 
 def _cells(block: Block, width: Float) -> Cells:
     index = np.floor(block.columns / width[:, None]).astype(np.int64).T
     weight = np.ones(len(block)) if block.weight is None else np.asarray(block.weight)
-    sums = np.column_stack([weight, (weight * block.columns).T, weight * block.target])  # type: ignore[operator]
+    sums = np.column_stack([weight, (weight * block.columns).T, weight * block.target])
     return _unique(index, sums)
 
 
@@ -117,7 +117,7 @@ def _unique(index: NDArray[np.int64], sums: Float) -> Cells:
 
 
 def _merge_cells(a: Cells, b: Cells) -> Cells:
-    return _unique(np.concatenate([a.index, b.index]), np.concatenate([a.sums, b.sums]))
+    return _unique(np.concatenate([a.place, b.place]), np.concatenate([a.sums, b.sums]))
 
 
 class KernelRegression(RegressorMixin, Streamed):
@@ -147,8 +147,10 @@ class KernelRegression(RegressorMixin, Streamed):
         batches = self._batches(X, y, sample_weight, supervised=True)
         self.scale_ = _scale(batches) * self.bandwidth
         found = batches.over(_cells, _merge_cells, self.scale_ / self.cells)
-        if len(found.index) > self.most_cells:
-            raise InputError(f"{len(found.index)} cells are occupied, at most {self.most_cells} may be: take fewer cells or features")
+        if len(found.place) > self.most_cells:
+            raise InputError(
+                f"{len(found.place)} cells are occupied, at most {self.most_cells} may be: take fewer cells or features"
+            )
         self.cell_weight_ = found.sums[:, 0]
         self.centres_ = found.sums[:, 1:-1] / found.sums[:, :1] / self.scale_
         self.cell_target_ = found.sums[:, -1] / found.sums[:, 0]

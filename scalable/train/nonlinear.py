@@ -30,7 +30,7 @@ class Normal(NamedTuple):
 def _normal(block: Block, curve: str, parameters: Float, centre: Float, scale: Float) -> Normal:
     with np.errstate(over="ignore", invalid="ignore"):
         value, slopes = CURVES[curve](parameters, (block.columns - centre[:, None]) / scale[:, None])
-        residual = block.target - value  # type: ignore[operator]
+        residual = block.target - value
         weighted = slopes if block.weight is None else slopes * block.weight
         squares = residual**2 if block.weight is None else block.weight * residual**2
         return Normal(weighted @ slopes.T, weighted @ residual, float(squares.sum()))
@@ -89,7 +89,8 @@ class NonlinearRegression(RegressorMixin, Streamed):
         self.scale_ = np.sqrt(np.where(np.diag(spread) > 0, np.diag(spread), 1.0))
         normal, damping = batches.over(_normal, _merge, self.curve, parameters, self.centre_, self.scale_), 1e-3
         self.n_iter_ = 0
-        for self.n_iter_ in range(1, self.max_iter + 1):
+        while self.n_iter_ < self.max_iter:
+            self.n_iter_ += 1
             scaled = normal.gram + damping * np.diag(np.maximum(np.diag(normal.gram), 1e-300))
             step = np.linalg.lstsq(scaled, normal.cross, rcond=None)[0]
             tried = batches.over(_normal, _merge, self.curve, parameters + step, self.centre_, self.scale_)

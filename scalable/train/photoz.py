@@ -15,7 +15,6 @@ from sklearn.base import clone
 from scalable.errors import InputError, nearest
 from scalable.kernels.features import Features
 from scalable.kernels.metrics import DEFINITIONS
-from scalable.survey import ColumnRule
 from scalable.train.batches import Batches, Block, Part
 from scalable.train.components import PCA, Standardizer
 from scalable.train.metrics import pdf_metrics, point_metrics
@@ -68,7 +67,7 @@ class _Judged:
         for block in self.part.blocks():
             if len(block):
                 extra = [block.target if n < 0 else block.columns[n] for n in self.quantities]
-                columns = np.vstack([self.model.predict_columns(block.columns), block.target, *extra])  # type: ignore[list-item]
+                columns = np.vstack([self.model.predict_columns(block.columns), block.target, *extra])
                 yield replace(block, columns=columns)
 
 
@@ -163,7 +162,12 @@ def _index(batches: Batches, name: str) -> int:
 
 
 def evaluate(
-    model: Model, data: Data, *, bins: Mapping[str, Sequence[float]] | None = None, scratch: str | Path | None = None, **table: Any
+    model: Model,
+    data: Data,
+    *,
+    bins: Mapping[str, Sequence[float]] | None = None,
+    scratch: str | Path | None = None,
+    **table: Any,
 ) -> pa.Table:
     """Measure a model on a table it has not seen: every metric by id, overall and in bins; computes.
 
@@ -197,11 +201,9 @@ def evaluate_pdf(model: Model, data: Data, **table: Any) -> dict[str, float]:
     The probabilities of all rows are held in memory.
     """
     batches = batches_of(data, model.features, target=model.target, **table)
-    found = [
-        (model.estimator.predict_pdf_columns(model.inputs(block.columns)), block.target) for block in batches.blocks()
-    ]
+    found = [(model.estimator.predict_pdf_columns(model.inputs(block.columns)), block.target) for block in batches.blocks()]
     edges = np.asarray(model.estimator.bins, dtype=np.float64)
-    return pdf_metrics(np.concatenate([p for p, _ in found]), edges, np.concatenate([z for _, z in found]))  # type: ignore[misc]
+    return pdf_metrics(np.concatenate([p for p, _ in found]), edges, np.concatenate([z for _, z in found]))
 
 
 def _overall(model: Model, batches: Batches) -> dict[str, float]:
@@ -247,7 +249,7 @@ def fit_mixture(
     seed: int = 0,
     **options: Any,
 ) -> Model:
-    """Fit Gaussian mixtures to features by exact expectation maximisation, all numbers of components in the same passes; computes.
+    """Fit Gaussian mixtures by exact expectation maximisation, all numbers of components in the same passes; computes.
 
     Parameters
     ----------
@@ -278,7 +280,7 @@ def fit_mixture(
     start = GaussianMixture(counts[0], covariance_type=covariance_type, n_init=n_init, tol=tol, seed=seed, **options)
     with spilled(train) as rows:
         fits = start.fit_counts(rows, counts)
-        criteria = [
+        criteria: list[dict[str, Any]] = [
             {
                 "components": fit.n_components,
                 "train": fit.score(rows),
@@ -290,7 +292,7 @@ def fit_mixture(
             }
             for fit in fits
         ]
-    best = min(range(len(fits)), key=lambda n: criteria[n]["bic"])
+    best = int(np.argmin([row["bic"] for row in criteria]))
     model = Model(fits[best], features, dict(batches.column_units), about={"feature_units": list(batches.units)})
     return described(
         model, criteria=criteria, data=batches.digest(), rows=batches.count(), left_out=account, versions=versions(), seed=seed

@@ -227,11 +227,15 @@ def sample_mixture(model: Model, rows: int, *, seed: int = 0, blocks: int | None
         *(Column(name, pa.float64(), role="value", unit=unit) for name, unit in zip(model.features.names, units, strict=True)),
     ]
     schema = Schema(tuple(columns))
-    leaves = [LeafInfo(f"rows={a}:{b}", b - a, int((b - a) * schema.row_bytes)) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    leaves = [
+        LeafInfo(f"rows={a}:{b}", b - a, int((b - a) * schema.row_bytes)) for a, b in zip(edges, edges[1:], strict=False) if b > a
+    ]
     return Catalog(Chain(Draw(model, seed)), tuple((leaf,) for leaf in leaves), schema.to_arrow(), "sample")
 
 
-def predict_files(paths: Data, model: Model, to: str | Path, *, pdf: bool = False, rules: Mapping[str, ColumnRule] | None = None) -> int:
+def predict_files(
+    paths: Data, model: Model, to: str | Path, *, pdf: bool = False, rules: Mapping[str, ColumnRule] | None = None
+) -> int:
     """Predict for the rows of files, a block in memory at a time, into one Parquet file with all their columns; computes.
 
     Returns

@@ -18,7 +18,9 @@ Numbers = Callable[..., tuple[Float, Int]]
 """From a block (and what is shared) to numbers, none NaN, and the group of each."""
 
 
-def exact_quantiles(batches: Batches, numbers: Numbers, groups: int, levels: Sequence[float], *shared: object) -> tuple[Float, Int]:
+def exact_quantiles(
+    batches: Batches, numbers: Numbers, groups: int, levels: Sequence[float], *shared: object
+) -> tuple[Float, Int]:
     """Compute quantiles of each group, linear between order statistics as in ``numpy.quantile``; NaN without any number.
 
     Returns

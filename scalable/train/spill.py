@@ -101,7 +101,8 @@ class MappedPart(ArrayPart):
 
 
 def _map_again(*parts: tuple[str, str, tuple[int, ...]] | None) -> MappedPart:
-    return MappedPart(*(None if said is None else np.memmap(said[0], said[1], "r", shape=said[2]) for said in parts))
+    arrays: list[Any] = [None if said is None else np.memmap(said[0], said[1], "r", shape=said[2]) for said in parts]
+    return MappedPart(*arrays)
 
 
 def rows_of(batches: Batches) -> int:
@@ -113,7 +114,7 @@ def with_arrays(part: ArrayPart, tag: str, **arrays: NDArray[Any]) -> ArrayPart:
     """Return a part with some of its arrays replaced; those of a mapped part are written beside it, under a tag, and mapped."""
     if isinstance(part, MappedPart):
         for name, array in arrays.items():
-            path = f"{part.columns.filename}.{name}.{tag}"  # type: ignore[attr-defined]
+            path = f"{part.columns.filename}.{name}.{tag}"
             array.tofile(path)
             arrays[name] = np.memmap(path, array.dtype, "r", shape=array.shape)
     return replace(part, **arrays)

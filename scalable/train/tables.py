@@ -1,4 +1,4 @@
-"""Batches from tables: a catalogue, files of any format that ingest reads, or an Arrow table, turned into features block by block."""
+"""Batches from tables: a catalogue, files of any format that ingest reads, or an Arrow table, block by block."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from scalable.train.batches import BLOCK_ROWS, PART_ROWS, Batches, Block, Float,
 PART_BYTES = 64 << 20
 """Small files are read by one task until they hold so much."""
 
-Data = Catalog | Batches | pa.Table | str | Path | Sequence[str | Path]
+Data: TypeAlias = "Catalog | Batches | pa.Table | str | Path | Sequence[str | Path] | Sequence[Path]"
 
 
 class Rows(Protocol):
@@ -130,9 +130,7 @@ class TablePart:
         return Block(columns, target, weight, keys, groups), reasons
 
 
-def build(
-    table: pa.Table, features: Features, null_states: Mapping[str, str]
-) -> tuple[Float, NDArray[np.bool_], dict[str, int]]:
+def build(table: pa.Table, features: Features, null_states: Mapping[str, str]) -> tuple[Float, NDArray[np.bool_], dict[str, int]]:
     """Return the features of the rows of a table that count, which these are, and how many are left out and why."""
     values = {name: floats(table, name) for name in features.columns}
     states = {}

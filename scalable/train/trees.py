@@ -1,7 +1,7 @@
 """Trees out of core: gradient boosting, a random forest and AdaBoost.R2, grown level by level from histograms that add up.
 
-Growing is exact on the binned features: histograms of parts are summed in their order, so that chunking, workers and a rerun change
-nothing beyond the rounding of sums. Bin edges come from a seeded sample, or all rows if there are no more.
+Growing is exact on the binned features: histograms of parts are summed in their order, so that chunking, workers and a rerun
+change nothing beyond the rounding of sums. Bin edges come from a seeded sample, or all rows if there are no more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
 from scalable.kernels.counter import poisson, random_bits
-from scalable.kernels.trees import MAX_BINS, Forest, Tree, best_splits, bin_codes, bin_edges, histograms, leaves, stump
+from scalable.kernels.trees import MAX_BINS, Codes, Forest, Tree, best_splits, bin_codes, bin_edges, histograms, leaves, stump
 from scalable.train.base import Streamed
 from scalable.train.batches import ArrayPart, Batches, Block
 from scalable.train.checkpoint import Checkpoint
@@ -44,12 +44,17 @@ class Growing:
     open: tuple[int, ...] = (0,)
 
 
+def _codes(block: Block) -> Codes:
+    """Return the bins that stand in the place of features."""
+    return np.asarray(block.columns, np.uint8)
+
+
 def _add(a: Any, b: Any) -> Any:
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
 def _sums(block: Block, growing: Sequence[Growing], values: Values) -> list[Float]:
-    codes: Any = block.columns
+    codes = _codes(block)
     found = []
     for one in growing:
         number, weight = values(block, one.number)
@@ -138,8 +143,8 @@ def _split(one: Growing, sums: Float, edges: list[Float], least_rows: int, tried
             for part, new in zip(parts, (-1, 0, 0.0, -1, -1, value), strict=True):
                 part.append(new)
         opened += [first, first + 1]
-    kinds = (np.int64, np.int64, np.float64, np.int64, np.int64, np.float64)
-    grown = Tree(*(np.array(part, dtype=kind) for part, kind in zip(parts, kinds, strict=True)))
+    arrays: Any = (np.array(part, dtype=kind.dtype) for part, kind in zip(parts, tree, strict=True))
+    grown = Tree(*arrays)
     return replace(one, tree=grown, open=tuple(opened))
 
 
@@ -263,7 +268,7 @@ def _bootstrap(block: Block, number: int, seed: int) -> tuple[Float, Float]:
 
 
 class RandomForest(_Trees):
-    """Trees of bootstrap samples, averaged; a row's number in each sample is a Poisson deviate by its identity, so bagging streams.
+    """Trees of bootstrap samples, averaged; how often a row is in a sample is a Poisson deviate by its identity: bagging streams.
 
     Parameters
     ----------
@@ -323,10 +328,10 @@ def _out_of_bag(block: Block, trees: Sequence[Tree], seed: int) -> Any:
     total, count = np.zeros(len(block)), np.zeros(len(block))
     for number, tree in enumerate(trees):
         unseen = poisson(block.keys, seed=seed, stream=number) == 0
-        total += np.where(unseen, tree.value[leaves(block.columns, tree)], 0.0)
+        total += np.where(unseen, tree.value[leaves(_codes(block), tree)], 0.0)
         count += unseen
     some, weight = count > 0, _weights(block)
-    error = (total[some] / count[some] - block.target[some]) ** 2  # type: ignore[index]
+    error = (total[some] / count[some] - block.target[some]) ** 2
     return np.array([(weight[some] * error).sum(), weight[some].sum()])
 
 
@@ -391,7 +396,7 @@ class AdaBoost(_Trees):
 
 
 def _error(block: Block, tree: Tree) -> Float:
-    return np.abs(tree.value[leaves(block.columns, tree)] - block.target)  # type: ignore[operator]
+    return np.abs(tree.value[leaves(_codes(block), tree)] - block.target)
 
 
 def _largest_error(block: Block, tree: Tree) -> float:

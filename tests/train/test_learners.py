@@ -18,12 +18,15 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils.estimator_checks import check_estimator
 
+from scalable.cluster import connect
 from scalable.errors import InputError
 from scalable.kernels.counter import poisson
 from scalable.kernels.nonlinear import CURVES
 from scalable.train.batches import Batches, arrays, keys_of
 from scalable.train.checkpoint import Checkpoint
 from scalable.train.incremental import Incremental, MLPRegressor, OrderWarning
+from scalable.train.linear import Ridge
+from scalable.train.mixture import GaussianMixture
 from scalable.train.neighbours import KernelRegression, KNeighbors
 from scalable.train.nonlinear import NonlinearRegression
 from scalable.train.spill import spilled
@@ -207,7 +210,9 @@ def test_curves_are_fitted_as_by_scipy(curve: str) -> None:
     y = np.exp(0.2 + 0.3 * X[:, 0] - 0.2 * X[:, 1]) + 0.02 * rng.normal(size=500)
     ours = NonlinearRegression(curve).fit(arrays(X, y, part_rows=60))
     scaled = ((X - ours.centre_) / ours.scale_).T
-    peer = least_squares(lambda p: CURVES[curve](p, scaled)[0] - y, np.zeros(len(ours.parameters_)), xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    peer = least_squares(
+        lambda p: CURVES[curve](p, scaled)[0] - y, np.zeros(len(ours.parameters_)), xtol=1e-15, ftol=1e-15, gtol=1e-15
+    )
     np.testing.assert_allclose(ours.parameters_, peer.x, rtol=1e-6, atol=1e-7)
     value, slopes = CURVES[curve](peer.x, scaled)
     for n in range(len(peer.x)):
@@ -218,7 +223,9 @@ def test_curves_are_fitted_as_by_scipy(curve: str) -> None:
         NonlinearRegression("cubic").fit(X, y)
 
 
-WEIGHTS = {"check_sample_weight_equivalence_on_dense_data": "a weight is no repetition for draws by row, rows of leaves, neighbours"}
+WEIGHTS = {
+    "check_sample_weight_equivalence_on_dense_data": "a weight is no repetition for draws by row, rows of leaves, neighbours"
+}
 
 
 @pytest.mark.long
@@ -237,3 +244,26 @@ WEIGHTS = {"check_sample_weight_equivalence_on_dense_data": "a weight is no repe
 )
 def test_the_contract_of_scikit_learn_is_kept(estimator: Any) -> None:
     check_estimator(estimator, expected_failed_checks=WEIGHTS, on_skip=None)
+
+
+@pytest.mark.long
+def test_one_and_four_worker_processes_give_the_same_bits(tmp_path: Path) -> None:
+    X, y = table(2000)
+    batches = streaming(arrays(X, y, part_rows=150))
+    estimators: list[Any] = [
+        Ridge(None),
+        GaussianMixture(3, max_iter=5),
+        GradientBoosting(4, max_depth=3, scratch=tmp_path),
+        RandomForest(3, max_depth=4, scratch=tmp_path),
+        AdaBoost(3, max_depth=3, scratch=tmp_path),
+        MLPRegressor((8,), epochs=3, scratch=tmp_path),
+        KNeighbors(5),
+        KernelRegression(),
+        NonlinearRegression("quadratic"),
+    ]
+    found = []
+    for workers in (1, 4):
+        with connect(workers=workers):
+            found.append([estimator.fit(batches).predict(X) for estimator in estimators])
+    for estimator, one, four in zip(estimators, *found, strict=True):
+        assert np.array_equal(one, four), estimator

@@ -65,7 +65,9 @@ def test_perfect_redshifts_have_no_error_and_an_empty_bin_no_number() -> None:
 def test_quantiles_are_those_of_numpy_to_the_bit() -> None:
     values = np.random.default_rng(0).normal(size=(777, 2))
     levels = (0.0, 0.01, 0.3, 0.5, 0.99, 1.0)
-    found, rows = exact_quantiles(arrays(values, part_rows=50), lambda b: (b.columns.ravel(), np.repeat([0, 1], len(b))), 2, levels)
+    found, rows = exact_quantiles(
+        arrays(values, part_rows=50), lambda b: (b.columns.ravel(), np.repeat([0, 1], len(b))), 2, levels
+    )
     np.testing.assert_array_equal(found.T, np.quantile(values, levels, axis=0))
     assert rows.tolist() == [777, 777]
 

@@ -98,12 +98,24 @@ def test_null_rules_states_and_missing_targets_are_counted(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "estimator",
-    ["linear", "lasso", GradientBoosting(5), RandomForest(5), AdaBoost(4), "neighbours", "kernel", "curve", MLPRegressor(epochs=2)],
+    [
+        "linear",
+        "lasso",
+        GradientBoosting(5),
+        RandomForest(5),
+        AdaBoost(4),
+        "neighbours",
+        "kernel",
+        "curve",
+        MLPRegressor(epochs=2),
+    ],
     ids=str,
 )
 def test_a_model_file_predicts_the_same_bits_in_a_fresh_process(estimator: object, tmp_path: Path) -> None:
     table = galaxies(400)
-    model = fit_photoz(table, FEATURES, target="z", estimator=estimator, folds=0, transform=PCA(2) if estimator == "linear" else None)
+    model = fit_photoz(
+        table, FEATURES, target="z", estimator=estimator, folds=0, transform=PCA(2) if estimator == "linear" else None
+    )
     model.save(tmp_path / "model.h5")
     again = open_model(tmp_path / "model.h5")
     assert again.digest == model.digest
@@ -113,7 +125,7 @@ def test_a_model_file_predicts_the_same_bits_in_a_fresh_process(estimator: objec
     if estimator == "neighbours":
         pq.write_table(table, tmp_path / "t.parquet")
         code = (
-            "import sys, pyarrow.parquet as pq; from scalable.train.model import open_model; from scalable.train.predict import predict\n"
+            "import sys, pyarrow.parquet as pq; from scalable import open_model, predict\n"
             "pq.write_table(predict(pq.read_table(sys.argv[1]), open_model(sys.argv[2])), sys.argv[3])"
         )
         paths = [str(tmp_path / name) for name in ("t.parquet", "model.h5", "out.parquet")]
@@ -254,7 +266,9 @@ def test_linear_redshifts_of_real_galaxies_are_those_of_the_published_exercise(d
     assert model.about["metrics"]["train"]["median_abs"] == pytest.approx(0.0152, abs=5e-5)
     assert found["median_abs"][0].as_py() == pytest.approx(0.0142, abs=5e-5)
     assert found["rows"].to_pylist()[0] == 5000
-    with_r = fit_photoz(paths["train"], Features(("u", "g", "r", "i", "z"), reference="r"), target="zs", estimator="linear", folds=0)
+    with_r = fit_photoz(
+        paths["train"], Features(("u", "g", "r", "i", "z"), reference="r"), target="zs", estimator="linear", folds=0
+    )
     assert evaluate(with_r, paths["test"])["median_abs"][0].as_py() == pytest.approx(0.0116, abs=5e-5)
 
 
