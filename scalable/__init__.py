@@ -2,8 +2,9 @@
 
 The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `plan_append`,
 `append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `crossmatch`,
-`variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`,
-`write_catalog`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package costs nothing.
+`variability`, `compare_bands`, `where_class`, `periodogram`, `structure_function`, `fit_zero_points`, `calibrate`,
+`fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`, `write_catalog`), run (`run`, `connect`).
+Each is loaded when it is first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,13 @@ _PUBLIC = {
     "join_bands": "scalable.catalog.bands",
     "crossmatch": "scalable.catalog.match",
     "variability": "scalable.catalog.variability",
+    "compare_bands": "scalable.catalog.compare",
+    "where_class": "scalable.catalog.classes",
     "Statistic": "scalable.kernels.statistic",
+    "CrossBandStatistic": "scalable.kernels.cross_band",
+    "periodogram": "scalable.kernels.period",
+    "multiband_periodogram": "scalable.kernels.period",
+    "structure_function": "scalable.kernels.structure",
     "fit_zero_points": "scalable.catalog.zero_points",
     "calibrate": "scalable.catalog.zero_points",
     "fit_fill_values": "scalable.catalog.impute",

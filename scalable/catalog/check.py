@@ -17,6 +17,7 @@ from scalable.catalog.ingest_reduce import detections_schema
 from scalable.catalog.ingest_reference import reference_columns, reference_sources
 from scalable.catalog.ingest_rows import rows_schema
 from scalable.catalog.light_curves import floats
+from scalable.catalog.variability import statistic_named
 from scalable.errors import ColumnError, InputError, MissingInputError, QueryError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
 from scalable.io.observations import read_observations, sources
@@ -83,6 +84,11 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     Checked
         Findings that the survey's ``accept`` names are left out.
     """
+    for name in survey.products.statistics:
+        try:
+            statistic_named(name)
+        except ColumnError as error:
+            raise SurveyError(f"products.statistics: {error}") from error
     for source in reference_sources(survey):
         reference_columns(source, survey.grouping)
     reader = reader_for(survey.files.format)

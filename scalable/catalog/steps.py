@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -33,6 +33,14 @@ class Step(Protocol):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Return the table after this step."""
+
+
+@runtime_checkable
+class Narrowing(Protocol):
+    """A step that can leave out what nobody wants of it."""
+
+    def narrowed(self, wanted: Sequence[str]) -> Step:
+        """Return the step that gives no more than the ``wanted`` columns and what they need."""
 
 
 class Loader(Protocol):
@@ -105,15 +113,22 @@ class Chain:
 
 def columns_needed(steps: Sequence[Step], wanted: Sequence[str]) -> list[str]:
     """Return the columns to read so that ``steps`` can give the ``wanted`` ones."""
-    needed = list(wanted)
+    return _narrowed(steps, wanted)[1]
+
+
+def _narrowed(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[list[Step], list[str]]:
+    """Return steps that do no more than the ``wanted`` columns need, and what they read."""
+    needed = list(dict.fromkeys(wanted))
+    kept: list[Step] = []
     for step in reversed(steps):
-        needed = step.needs(needed)
-    return list(dict.fromkeys(needed))
+        kept.append(step.narrowed(needed) if isinstance(step, Narrowing) else step)
+        needed = list(dict.fromkeys(step.needs(needed)))
+    return kept[::-1], needed
 
 
 def apply_steps(table: pa.Table, steps: Sequence[Step], columns: Sequence[str]) -> pa.Table:
-    """Apply the steps in order and return the named columns."""
-    for step in steps:
+    """Apply the steps in order and return the named columns; what is not among them is not computed where a step can leave it."""
+    for step in _narrowed(steps, columns)[0]:
         table = step.apply(table)
     return table.select(list(columns))
 
