@@ -168,5 +168,6 @@ def unit_of(text: str, unit: str) -> str:
     """Return the unit that ``text`` means where ``value`` stands in it for ``unit``, in VOUnit spelling where that can be."""
     if text == "value" or "value" not in text:
         return unit if text == "value" else text
-    whole = text.replace("value", f"({unit})" if unit else "1")
+    spelled = unit or "1"
+    whole = text.replace("value", spelled if spelled.isalnum() else f"({spelled})")
     return standard_unit(whole) or whole

@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from scalable.errors import InputError
+
 Float = NDArray[np.float64]
 Offsets = NDArray[np.int64]
 
@@ -134,6 +136,11 @@ def evaluate(
             if needs not in counted:
                 counted[needs] = points_that_count(*points, curves, needs) if gaps.intersection(needs) else (*points, curves)
             part = work(*counted[needs])
+            if len(part) != len(curves) - 1:
+                raise InputError(
+                    f"statistic {statistic.name!r} gave an array of shape {part.shape} for {len(curves) - 1} light curves; "
+                    "give one number for each, or from chunk one row"
+                )
             if (work, needs) not in made:
                 made[work, needs] = np.empty((groups, *part.shape[1:]))
             made[work, needs][block] = part
