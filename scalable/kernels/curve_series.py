@@ -8,77 +8,125 @@ import numpy as np
 from numba import njit
 
 from scalable.kernels.curve_order import column
-from scalable.kernels.curve_sums import moments
-from scalable.kernels.statistic import VECTOR, Float, Offsets, Statistic
+from scalable.kernels.curve_sums import M2, MEAN, WEIGHTED_MEAN, moments
+from scalable.kernels.statistic import FINITE, VECTOR, Float, Offsets, Statistic
 
 STETSON_ITERATIONS, STETSON_TOLERANCE = 20, 1e-6
+LEAST = -np.finfo(np.float64).max
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FINITE)
+def _largest(flux: Float, err: Float, offsets: Offsets, centre: Float) -> Float:
+    out = np.full(len(centre), np.nan)
+    for g in range(len(centre)):
+        x, e = flux[offsets[g] : offsets[g + 1]], err[offsets[g] : offsets[g + 1]]
+        if len(x) > 1:
+            largest = 0.0
+            for i in range(len(x)):
+                largest = max(largest, abs(x[i] - centre[g]) / e[i])
+            out[g] = largest
+    return out
+
+
+def max_deviation(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+    """Return max |F - plain mean| / err; 0 for a constant source, NaN for fewer than two points."""
+    return _largest(flux, err, offsets, moments(flux, err, mjd, offsets)[:, MEAN])
+
+
+def weighted_max_deviation(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+    """Return max |F - weighted mean| / err; 0 for a constant source, NaN for fewer than two points."""
+    centre = moments(flux, err, mjd, offsets)[:, WEIGHTED_MEAN]
+    return np.where(np.isnan(centre), np.nan, _largest(flux, err, offsets, np.nan_to_num(centre)))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=VECTOR)
 def _deviations(flux: Float, err: Float, offsets: Offsets, sums: Float) -> Float:
-    out = np.full((len(sums), 4), np.nan)
+    out = np.full((len(sums), 2), np.nan)
     for g in range(len(sums)):
         x, e = flux[offsets[g] : offsets[g + 1]], err[offsets[g] : offsets[g + 1]]
         n = len(x)
         if n < 2:
             continue
         mean, weighted_mean, sigma = sums[g, 1], sums[g, 4], np.sqrt(sums[g, 2] / (n - 1))
-        total = plain = weighted = 0.0
-        beyond = 0
+        total = beyond = 0.0
         for i in range(n):
-            from_mean, from_weighted = abs(x[i] - mean), abs(x[i] - weighted_mean) / e[i]
-            beyond += from_mean > sigma
-            total += from_weighted
-            plain = max(plain, from_mean / e[i])
-            weighted = max(weighted, from_weighted)
-        out[g, 0], out[g, 1], out[g, 2] = plain, weighted, beyond / n
+            beyond += 1.0 if abs(x[i] - mean) > sigma else 0.0
+            total += abs(x[i] - weighted_mean) / e[i]
         # By Cauchy and Schwarz it is at most 1; 0 / 0 of a constant source stays NaN.
-        out[g, 3] = total / np.sqrt(n * sums[g, 5])
+        out[g, 0], out[g, 1] = beyond / n, total / np.sqrt(n * sums[g, 5])
     return out
 
 
 def deviations(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
-    """Return what follows from the distances to the means, shape (groups, 4); NaN for fewer than two points.
+    """Return what follows from the distances to the means, shape (groups, 2); NaN for fewer than two points.
 
-    The columns are max |F - mean| / err, the same about the weighted mean, the share of points further from the mean than one
-    standard deviation (all 0 for a constant source), and Stetson's K (Stetson 1996): mean |d| over root mean d**2 of the
-    residuals d = (F - weighted mean) / err, 0.798 for a Gaussian, 0.900 for a sine, NaN for a constant source.
+    The columns are the share of points further from the mean than one standard deviation, 0 for a constant source, and Stetson's
+    K (Stetson 1996): mean |d| over root mean d**2 of the residuals d = (F - weighted mean) / err, 0.798 for a Gaussian, 0.900
+    for a sine, NaN for a constant source.
     """
     return _deviations(flux, err, offsets, moments(flux, err, mjd, offsets))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _succession(flux: Float, mjd: Float, offsets: Offsets, sums: Float) -> Float:
-    out = np.full((len(sums), 3), np.nan)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=VECTOR)
+def _von_neumann(flux: Float, offsets: Offsets, sums: Float) -> Float:
+    out = np.full(len(sums), np.nan)
     for g in range(len(sums)):
-        x, t = flux[offsets[g] : offsets[g + 1]], mjd[offsets[g] : offsets[g + 1]]
-        n = len(x)
-        if n < 2:
-            continue
-        squares = slopes = 0.0
-        steepest = -np.inf
-        for i in range(n - 1):
-            step, wait = x[i + 1] - x[i], t[i + 1] - t[i]
-            slope = step / wait
-            squares += step * step
-            slopes += slope * slope if wait > 0.0 else 0.0
-            steepest = max(steepest, slope if wait > 0.0 else -np.inf)
-        span, variance = t[n - 1] - t[0], sums[g, 2] / (n - 1)
-        out[g, 0] = squares / (n - 1) / variance
-        if span > 0.0:
-            out[g, 1] = slopes * span * span / (n - 1.0) ** 3 / variance
-            out[g, 2] = steepest
+        x = flux[offsets[g] : offsets[g + 1]]
+        squares = 0.0
+        for i in range(len(x) - 1):
+            squares += (x[i + 1] - x[i]) * (x[i + 1] - x[i])
+        if len(x) > 1:
+            out[g] = squares / sums[g, 2]
     return out
 
 
-def succession(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
-    """Return what follows from steps between successive points, shape (groups, 3); NaN for fewer than two points.
+def von_neumann(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+    """Return von Neumann's ratio, sum (F[i+1] - F[i])**2 / (n - 1) over the variance (von Neumann 1941), ddof 1.
 
-    The columns are von Neumann's ratio, sum (F[i+1] - F[i])**2 / (n - 1) over the variance (von Neumann 1941); the same of slopes
-    in time, times span**2 / (n - 1)**2 (Kim et al. 2014); and the largest slope, with its sign. The first two are NaN for a
-    constant source and the third 0. Points at one time have no slope between them; where all are, the last two are NaN.
+    NaN for a constant source or fewer than two points.
     """
-    return _succession(flux, mjd, offsets, moments(flux, err, mjd, offsets))
+    return _von_neumann(flux, offsets, moments(flux, err, mjd, offsets))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=FINITE)
+def _slopes(flux: Float, mjd: Float, offsets: Offsets) -> Float:
+    out = np.zeros((len(offsets) - 1, 3))
+    for g in range(len(out)):
+        x, t = flux[offsets[g] : offsets[g + 1]], mjd[offsets[g] : offsets[g + 1]]
+        if len(x) < 2:
+            continue
+        squares, steepest = 0.0, LEAST
+        for i in range(len(x) - 1):
+            wait = t[i + 1] - t[i]
+            slope = (x[i + 1] - x[i]) / (wait if wait > 0.0 else 1.0)
+            squares += slope * slope if wait > 0.0 else 0.0
+            steepest = max(steepest, slope if wait > 0.0 else LEAST)
+        out[g, 0], out[g, 1], out[g, 2] = squares, steepest, t[len(t) - 1] - t[0]
+    return out
+
+
+def slopes(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+    """Return the sum of squared slopes between successive points, the largest one, and the time span, shape (groups, 3).
+
+    Points at one time have no slope between them. The span is 0 where there is none at all.
+    """
+    return _slopes(flux, mjd, offsets)
+
+
+def max_slope(found: Float) -> Float:
+    """Return the largest slope, with its sign; 0 for a constant source, NaN where all points have one time."""
+    return np.where(found[:, 2] > 0, found[:, 1], np.nan)
+
+
+def eta_e(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+    """Return von Neumann's ratio of slopes in time, times span**2 / (n - 1)**2 (Kim et al. 2014).
+
+    NaN for a constant source and where all points have one time.
+    """
+    found, m2, n = _slopes(flux, mjd, offsets), moments(flux, err, mjd, offsets)[:, M2], np.diff(offsets)
+    some = (found[:, 2] > 0) & (m2 > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(some, found[:, 0] * found[:, 2] ** 2 / ((n - 1.0) ** 2 * m2), np.nan)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=VECTOR)
@@ -146,21 +194,14 @@ def stetson_j(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
 
 
 _TIMED = ("flux", "err", "mjd")
-MAX_DEVIATION = Statistic(
-    "MaxDeviation", "largest |F - plain mean| / err, of at least two points", partial(column, 0), "", deviations, ucd="stat.max"
-)
+MAX_DEVIATION = Statistic("MaxDeviation", "largest |F - plain mean| / err, of at least two points", max_deviation, ucd="stat.max")
 WEIGHTED_MAX_DEVIATION = Statistic(
-    "WeightedMaxDeviation",
-    "largest |F - weighted mean| / err, of at least two points",
-    partial(column, 1),
-    "",
-    deviations,
-    ucd="stat.max",
+    "WeightedMaxDeviation", "largest |F - weighted mean| / err, of at least two points", weighted_max_deviation, ucd="stat.max"
 )
 BEYOND_ONE_SIGMA = Statistic(
     "BeyondOneSigma",
     "share of points further from the plain mean than the standard deviation (ddof 1)",
-    partial(column, 2),
+    partial(column, 0),
     "",
     deviations,
     ucd="stat.value",
@@ -168,7 +209,7 @@ BEYOND_ONE_SIGMA = Statistic(
 STETSON_K = Statistic(
     "StetsonK",
     "mean |d| / sqrt(mean d^2) of d = (F - weighted mean) / err, of at least two points",
-    partial(column, 3),
+    partial(column, 1),
     "",
     deviations,
     ucd="stat.value",
@@ -176,27 +217,23 @@ STETSON_K = Statistic(
 VON_NEUMANN = Statistic(
     "VonNeumann",
     "sum of squared steps between successive points over n - 1, over the variance (ddof 1)",
-    partial(column, 0),
-    "",
-    succession,
+    von_neumann,
     needs=_TIMED,
     ucd="stat.value",
 )
 ETA_E = Statistic(
     "EtaE",
     "span^2 / (n - 1)^3 times the sum of squared slopes between successive points, over the variance (ddof 1)",
-    partial(column, 1),
-    "",
-    succession,
+    eta_e,
     needs=_TIMED,
     ucd="stat.value",
 )
 MAX_SLOPE = Statistic(
     "MaxSlope",
     "largest slope between successive points, signed; pairs at one time do not count",
-    partial(column, 2),
+    max_slope,
     "value/d",
-    succession,
+    slopes,
     needs=_TIMED,
     ucd="stat.max",
 )

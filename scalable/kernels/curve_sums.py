@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from scipy.special import gammaincc
 
-from scalable.kernels.statistic import VECTOR, Float, Offsets, Statistic
+from scalable.kernels.statistic import FINITE, VECTOR, Float, Offsets, Statistic
 
 N, MEAN, M2, WEIGHT, WEIGHTED_MEAN, WEIGHTED_M2, WEIGHT_SQUARE, ERR_MEAN, ERR_SQUARE = range(9)
 """Columns of the partial sums that `moments` returns."""
@@ -205,7 +205,7 @@ def kurtosis(sums: Float) -> Float:
         return at_least(4, sums, (fourth - 3 * (n - 1) ** 2) / ((n - 2) * (n - 3)))
 
 
-@njit(cache=True, nogil=True, fastmath={*VECTOR, "nnan", "nsz"})
+@njit(cache=True, nogil=True, fastmath=FINITE)
 def _extremes(flux: Float, offsets: Offsets) -> Float:
     groups = len(offsets) - 1
     out = np.full((groups, 2), np.nan)

@@ -16,11 +16,13 @@ from scalable.errors import InputError
 Float = NDArray[np.float64]
 Offsets = NDArray[np.int64]
 
-BLOCK_POINTS = 16_384
+BLOCK_POINTS = 32_768
 """Points that one round of passes works on: three columns of them stay in the cache of one core from pass to pass."""
 
 VECTOR = {"reassoc", "contract"}
 """Freedom to add in another order, so that the compiler sums several points at once; NaN and infinity stay what they are."""
+FINITE = {*VECTOR, "nnan", "nsz"}
+"""The same where neither input nor result can be NaN, so that the largest of several is found at once too."""
 
 
 @dataclass(frozen=True, eq=False)
