@@ -15,7 +15,7 @@ from scalable.catalog.catalog import Catalog
 from scalable.catalog.light_curves import KEYS, LightCurves, floats, light_curves, nullable, numbers
 from scalable.catalog.variability import wanted_bands
 from scalable.errors import ColumnError, nearest
-from scalable.kernels.bands import AVERAGES, ERROR_OF_MEAN, first_rows, last_rows, smallest_rows
+from scalable.kernels.bands import AVERAGES, ERROR_OF_MEAN, average_of_one, first_rows, last_rows, smallest_rows
 from scalable.kernels.statistic import evaluate
 from scalable.schema import Column, Schema
 
@@ -28,6 +28,7 @@ class BandJoin:
     """One row per object: the picked epoch or the average of each value in each band."""
 
     name: ClassVar[str] = "join_bands"
+    coded: ClassVar[tuple[str, ...]] = ("band",)
     bands: tuple[str, ...]
     values: tuple[str, ...]
     pick: str
@@ -108,6 +109,8 @@ class BandJoin:
         # The error of a weighted mean follows from the errors alone.
         statistic = ERROR_OF_MEAN if error.startswith("=") else AVERAGES[self.pick]
         errors = numbers(curves.points, error) if error and not error.startswith("=") else values
+        if len(values) == len(curves.offsets) - 1:
+            return average_of_one(statistic, values, errors)
         return evaluate((statistic,), values, errors, None, curves.offsets)[statistic.name]
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ class BandComparison:
     """One row per object: statistics of each value across bands."""
 
     name: ClassVar[str] = "compare_bands"
+    coded: ClassVar[tuple[str, ...]] = ("band",)
     statistics: tuple[CrossBandStatistic, ...]
     bands: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]

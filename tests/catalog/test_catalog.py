@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
@@ -105,9 +106,9 @@ def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, tuple[str,
     """Return a list that fills with the path and columns of every leaf that is read from now on."""
     read: list[tuple[Path, tuple[str, ...]]] = []
 
-    def recorded(path: Path, columns: list[str]) -> pa.Table:
+    def recorded(path: Path, columns: list[str], **options: Any) -> pa.Table:
         read.append((path, tuple(columns)))
-        return read_leaf(path, columns)
+        return read_leaf(path, columns, **options)
 
     monkeypatch.setattr("scalable.catalog.steps.read_leaf", recorded)
     return read

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scalable.kernels.bands import (
     AVERAGES,
     ERROR_OF_MEAN,
+    average_of_one,
     band_curves,
     class_holds,
     first_rows,
@@ -122,7 +123,7 @@ def test_rows_are_cut_into_the_light_curves_of_the_wanted_bands(objects: list[li
     objects = [codes for codes in objects if codes]
     ids = np.repeat(np.arange(len(objects)) * 7, [len(codes) for codes in objects])
     codes = np.array([code for some in objects for code in some], dtype=np.int32)
-    first, offsets, curve_of = band_curves(ids, codes, 3)
+    first, offsets, curve_of = band_curves(ids, codes, np.array([0, 1, 2, -1], dtype=np.int32), 3)
     assert ids[first].tolist() == [7 * number for number in range(len(objects))]
     kept = codes[codes >= 0]
     assert offsets[-1] == len(kept)
@@ -145,3 +146,14 @@ def test_class_rules_hear_the_bands_that_vote(objects: list[list[bool | None]]) 
         assert class_holds(says, votes, "any")[number] == any(heard)
         assert class_holds(says, votes, "all")[number] == (bool(heard) and all(heard))
         assert class_holds(says, votes, "majority")[number] == (2 * sum(heard) > len(heard))
+
+
+@settings(deadline=None)
+@given(groups)
+def test_the_average_of_one_point_is_that_of_the_pass_to_the_bit(some: list[list[tuple[float, float]]]) -> None:
+    value, err, _ = flat(some)
+    for dtype in (np.float64, np.float32):
+        values, errors = value.astype(dtype), err.astype(dtype)
+        for statistic in (*AVERAGES.values(), ERROR_OF_MEAN):
+            passed = average(statistic, values, errors, np.arange(len(values) + 1))
+            np.testing.assert_array_equal(average_of_one(statistic, values, errors), passed)
