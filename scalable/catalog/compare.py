@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.light_curves import KEYS, floats, light_curves, nullable
-from scalable.catalog.variability import error_of, unit_of, wanted_bands
+from scalable.catalog.variability import error_of, need_different_names, unit_of, wanted_bands
 from scalable.errors import ColumnError, nearest
 from scalable.kernels.cross_band import CROSS_BAND, CrossBandStatistic, Pairing
 from scalable.kernels.statistic import points_that_count
@@ -60,7 +60,8 @@ class BandComparison:
 
     def narrowed(self, wanted: Sequence[str]) -> BandComparison:
         """Return the statistics and values of which any column is wanted."""
-        used = [key for name, key in self._columns() if name in set(wanted)]
+        names = set(wanted)
+        used = [key for name, key in self._columns() if name in names]
         return replace(
             self,
             statistics=tuple(s for s in self.statistics if any(s is statistic for statistic, _, _ in used)),
@@ -145,6 +146,7 @@ def compare_bands(
     if not 0 <= within_days < np.inf:
         raise ValueError(f"within_days={within_days}: give a time of 0 d or more")
     chosen = tuple(_statistic(statistic) for statistic in statistics)
+    need_different_names(chosen)
     wanted = wanted_bands(catalog, bands)
     both = tuple((first, second) for first, second in (pairwise(wanted) if pairs is None else pairs))
     for band in (band for pair in both for band in pair if band not in wanted):

@@ -13,6 +13,7 @@ import pyarrow as pa
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.light_curves import KEYS, light_curves, nullable, numbers
 from scalable.errors import ColumnError, nearest
+from scalable.kernels.cross_band import CrossBandStatistic
 from scalable.kernels.statistic import Statistic, evaluate
 from scalable.kernels.variability import ALL, DEFAULT
 from scalable.schema import Column, Schema, standard_unit
@@ -51,7 +52,8 @@ class LightCurveStatistics:
 
     def narrowed(self, wanted: Sequence[str]) -> LightCurveStatistics:
         """Return the statistics, bands and values of which any column is wanted."""
-        used = {key for name, key in self._columns() if name in set(wanted)}
+        names = set(wanted)
+        used = {key for name, key in self._columns() if name in names}
         return LightCurveStatistics(
             tuple(s for s in self.statistics if any(s is statistic for _, _, statistic in used)),
             tuple(band for band in self.bands if any(band == b for b, _, _ in used)),
@@ -112,10 +114,11 @@ def variability(
     Raises
     ------
     ColumnError
-        If a band, value or statistic does not exist, or a value has no error column.
+        If a band, value or statistic does not exist, two statistics have one name, or a value has no error column.
     """
     catalog.need_positions("variability")
     chosen = tuple(statistic if isinstance(statistic, Statistic) else statistic_named(statistic) for statistic in statistics)
+    need_different_names(chosen)
     wanted = wanted_bands(catalog, bands)
     if values is None:
         values = [column.name for column in catalog.columns.by_role("flux")[:1]]
@@ -131,6 +134,20 @@ def error_of(catalog: Catalog, value: str) -> str:
     if not error:
         raise ColumnError(f"column {value!r} names no error column; add `error: NAME` to columns.{value} in the survey file")
     return error
+
+
+def need_different_names(statistics: Sequence[Statistic | CrossBandStatistic]) -> None:
+    """Raise where two statistics would give columns of one name.
+
+    Raises
+    ------
+    ColumnError
+        Naming it.
+    """
+    names = [statistic.name for statistic in statistics]
+    for name in names:
+        if names.count(name) > 1:
+            raise ColumnError(f"{names.count(name)} statistics are called {name!r}; give each a name of its own")
 
 
 def wanted_bands(catalog: Catalog, bands: Sequence[str] | None) -> tuple[str, ...]:

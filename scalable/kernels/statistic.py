@@ -11,11 +11,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from scalable.errors import InputError
+from scalable.errors import InputError, nearest
 
 Float = NDArray[np.float64]
 Offsets = NDArray[np.int64]
 
+ROLES = ("flux", "err", "mjd")
+"""What a point of a light curve may have."""
 BLOCK_POINTS = 32_768
 """Points that one round of passes works on: three columns of them stay in the cache of one core from pass to pass."""
 
@@ -88,6 +90,12 @@ class Statistic:
     needs: tuple[str, ...] = ("flux", "err")
     ucd: str = ""
 
+    def __post_init__(self) -> None:
+        """Check what a point must have."""
+        for role in self.needs:
+            if role not in ROLES:
+                raise InputError(f"statistic {self.name!r} needs {role!r}; {nearest(role, ROLES)}")
+
     def __dask_tokenize__(self) -> Any:
         """Name the statistic by what it says it is and by the code that computes it."""
         code = tuple(told(function) for function in (self.finalize, self.chunk, self.combine))
@@ -95,13 +103,17 @@ class Statistic:
 
 
 def told(function: Any) -> Any:
-    """Return a name for a function that changes with its code, also for a compiled or a partial one."""
+    """Return a name for a function that changes with its code and with what it closes over, also if compiled or partial."""
     if isinstance(function, partial):
         return (told(function.func), function.args, tuple(sorted(function.keywords.items())))
     plain = getattr(function, "py_func", function)
     code = getattr(plain, "__code__", None)
-    values = [value for value in code.co_consts if isinstance(value, (int, float, str))] if code else []
-    return (getattr(plain, "__module__", ""), getattr(plain, "__qualname__", repr(plain)), code.co_code if code else b"", values)
+    name = (getattr(plain, "__module__", ""), getattr(plain, "__qualname__", repr(plain)))
+    if code is None:
+        return name
+    values = [value for value in code.co_consts if isinstance(value, (int, float, str))]
+    closed = [cell.cell_contents for cell in plain.__closure__ or ()]
+    return (*name, code.co_code, code.co_names, values, closed, plain.__defaults__)
 
 
 def evaluate(
@@ -124,9 +136,8 @@ def evaluate(
     groups = len(offsets) - 1
     made: dict[Any, Float] = {}
     needed = {name for statistic in statistics for name in statistic.needs}
-    columns = {
-        name: values for name, values in zip(_ROLES, (flux, err, mjd), strict=True) if name in needed and values is not None
-    }
+    given = zip(ROLES, (flux, err, mjd), strict=True)
+    columns = {name: values for name, values in given if name in needed and values is not None}
     for block, points, curves, gaps in _blocks(columns, offsets):
         counted: dict[tuple[str, ...], tuple[Float, Float, Float, Offsets]] = {}
         done = set()
@@ -156,9 +167,6 @@ def evaluate(
     return found
 
 
-_ROLES = ("flux", "err", "mjd")
-
-
 def _blocks(
     columns: Mapping[str, NDArray[Any]], offsets: Offsets
 ) -> Iterator[tuple[slice, tuple[Float, Float, Float], Offsets, set[str]]]:
@@ -167,7 +175,7 @@ def _blocks(
     The points stand in the same three buffers again and again.
     """
     largest = int(np.diff(offsets).max(initial=0))
-    buffers = {name: np.full(BLOCK_POINTS + largest, np.nan) for name in _ROLES}
+    buffers = {name: np.full(BLOCK_POINTS + largest, np.nan) for name in ROLES}
     first, groups = 0, len(offsets) - 1
     while first < groups:
         start = offsets[first]
@@ -179,7 +187,7 @@ def _blocks(
         for name, values in columns.items():
             if _settled(values[start:stop], buffers[name], 0.0 if name == "err" else -np.inf):
                 gaps.add(name)
-        flux, err, mjd = (buffers[name][: stop - start] for name in _ROLES)
+        flux, err, mjd = (buffers[name][: stop - start] for name in ROLES)
         yield slice(first, last), (flux, err, mjd), offsets[first : last + 1] - start, gaps
         first = last
 
@@ -201,7 +209,7 @@ def points_that_count(
 ) -> tuple[Float, Float, Float, Offsets]:
     """Return the points at which everything in ``needs`` is finite, and errors positive."""
     good = np.ones(len(flux), dtype=np.bool_)
-    for name, values in zip(_ROLES, (flux, err, mjd), strict=True):
+    for name, values in zip(ROLES, (flux, err, mjd), strict=True):
         if name in needs:
             good &= (values > (0.0 if name == "err" else -np.inf)) & (values < np.inf)
     ends = np.concatenate([[0], np.cumsum(good)])[offsets]

@@ -219,6 +219,10 @@ def test_a_wrong_name_names_the_nearest(synthetic: Collection) -> None:
     detections = synthetic.detections
     with pytest.raises(ColumnError, match="did you mean 'Percentile50'"):
         variability(detections, ["Percentil50"])
+    with pytest.raises(ColumnError, match="2 statistics are called 'Mean'"):
+        variability(detections, ["Mean", Statistic("Mean", "own", np.mean)])
+    with pytest.raises(ColumnError, match="2 statistics are called 'MeanColour'"):
+        compare_bands(detections, ["MeanColour", "MeanColour"])
     with pytest.raises(ColumnError, match="no statistic 'StetsonK' across bands; did you mean 'StetsonL'"):
         compare_bands(detections, ["StetsonK"])
     with pytest.raises(ColumnError, match="no band 'L' among those compared"):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from scalable.errors import InputError
 from scalable.kernels import curve_sums
 from scalable.kernels.bands import ERROR_OF_MEAN
 from scalable.kernels.curve_sums import merge_moments, moments
@@ -504,6 +505,16 @@ def test_declarations_of_other_code_are_other_statistics() -> None:
     first = Statistic("Own", "own", lambda flux, err, mjd, offsets: flux[offsets[:-1]])
     other = Statistic("Own", "own", lambda flux, err, mjd, offsets: flux[offsets[1:] - 1])
     assert tokenize(first) != tokenize(other)
+
+    def closing(power: int) -> Statistic:
+        return Statistic("Own", "own", lambda flux, err, mjd, offsets: flux[offsets[:-1]] ** power)
+
+    assert tokenize(closing(2)) == tokenize(closing(2)) != tokenize(closing(3))
+
+
+def test_a_statistic_that_needs_what_no_point_has_is_refused() -> None:
+    with pytest.raises(InputError, match="'Own' needs 'flx'; did you mean 'flux'"):
+        Statistic("Own", "own", np.mean, needs=("flx",))
 
 
 def raised(power: int, flux: Float, err: Float, mjd: Float, offsets: NDArray[np.int64]) -> Float:
