@@ -261,17 +261,6 @@ def test_class_rules_on_a_join_are_what_counting_gives(synthetic: Collection) ->
     ].count(-1)
 
 
-def test_stars_of_the_real_sample_under_each_rule(vvv: Collection) -> None:
-    joined = join_bands(vvv.detections, ["Y", "J", "H"], values=["Class"], pick="first")
-    with dask.config.set(scheduler="threads"):
-        one, any_, all_, most = (
-            where_class(joined, -1, rule=rule).compute().num_rows for rule in ("Y", "any", "all", "majority")
-        )
-    assert one == 21_212  # Counted independently: the training set of colours takes these.
-    assert all_ < most < any_
-    assert all_ < one < any_
-
-
 @pytest.mark.parametrize("pick", [*PICKS[:-1], "nearest_in_time(57000.5)"])
 @pytest.mark.parametrize("how", ["inner", "outer"])
 def test_every_choice_of_epoch_is_what_plain_python_chooses(synthetic: Collection, rows: pa.Table, pick: str, how: str) -> None:
