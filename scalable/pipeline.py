@@ -28,8 +28,9 @@ from scalable.io.fits_preview import write_preview
 from scalable.io.parquet import read_leaf, write_leaf
 from scalable.io.remote import Place, Url, place, send
 from scalable.io.runs import read_json, write_json
+from scalable.kernels.variability import DEFAULT
 from scalable.report.run_page import write_run_page
-from scalable.survey import Survey
+from scalable.survey import Products, Survey
 
 STAGES = ("check", "ingest", "products", "report")
 PREVIEW_ROWS = 10_000
@@ -165,10 +166,10 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         pick = "weighted_mean" if error else "mean"
         recipes["bands"] = lambda: join_bands(collection.detections, values=values, pick=pick)
     if wanted.flux:
-        recipes["variability"] = lambda: variability(collection.detections, values=[wanted.flux])
+        recipes["variability"] = lambda: variability(collection.detections, _statistics(wanted), values=[wanted.flux])
     if wanted.flux and wanted.variability:
         band = wanted.variability.band
-        recipes["variability_calibrated"] = lambda: _calibrated(collection, band, wanted.flux, folder)
+        recipes["variability_calibrated"] = lambda: _calibrated(collection, band, wanted, folder)
     _outdated(folder, survey, report)
     before = collection.parent.path.name if collection.parent else ""
     leaves = len(collection.detections.leaves) if recipes else 0
@@ -193,15 +194,22 @@ def _tell(progress: Progress, before: int, total: int, done: int) -> None:
     progress("products", before + done, total, 0)
 
 
-def _calibrated(collection: Collection, band: str, flux: str, folder: Path) -> Catalog:
-    zero_points = fit_zero_points(collection, band=band, value=flux)
+def _statistics(wanted: Products) -> list[str]:
+    """Return the statistics of a survey's light curves; the page shows variable objects by their largest deviation."""
+    names = wanted.statistics or tuple(statistic.name for statistic in DEFAULT)
+    return list(dict.fromkeys([*names, "MaxDeviation"] if wanted.variability else names))
+
+
+def _calibrated(collection: Collection, band: str, wanted: Products, folder: Path) -> Catalog:
+    zero_points = fit_zero_points(collection, band=band, value=wanted.flux)
     write_leaf(zero_points, folder, "zero_points.parquet")
-    return variability(calibrate(collection.detections, zero_points, values=[flux]), bands=[band], values=[flux])
+    calibrated = calibrate(collection.detections, zero_points, values=[wanted.flux])
+    return variability(calibrated, _statistics(wanted), bands=[band], values=[wanted.flux])
 
 
 def _outdated(folder: Path, survey: Survey, report: RunReport) -> None:
     """Drop products that an earlier description asked for in another way."""
-    wanted = survey.products.model_dump(mode="json", include={"magnitude", "flux", "variability"})
+    wanted = survey.products.model_dump(mode="json", include={"magnitude", "flux", "statistics", "variability"})
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
     recipe = folder / "recipe.json"
     if recipe.exists() and read_json(recipe)["digest"] != digest:

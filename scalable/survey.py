@@ -294,6 +294,9 @@ class Products(Part):
 
     magnitude: str = Field("", description="magnitude column of the plots")
     flux: str = Field("", description="flux column of the statistics")
+    statistics: tuple[str, ...] = Field(
+        (), description="statistics of its light curves, for example [Mean, Chi2]; empty: the default"
+    )
     colours: tuple[tuple[str, str], ...] = Field((), description="pairs of bands, for example [[J, H], [Y, J]]")
     variability: Variability | None = None
     bright: Bright | None = None

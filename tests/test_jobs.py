@@ -82,12 +82,13 @@ def test_a_night_is_appended_and_a_rerun_skips(tmp_path: Path) -> None:
 def test_variability_writes_a_catalogue_with_one_row_per_object_and_a_rerun_skips(store: Path) -> None:
     module = job("compute_variability")
     out = store.parent / "statistics"
-    arguments = [str(store), "--out", str(out), "--bands", "Ks", "--calibrate", "Ks", "--workers", "1"]
+    wanted = ["--statistics", "Chi2", "StetsonK", "--bands", "Ks"]
+    arguments = [str(store), "--out", str(out), *wanted, "--calibrate", "Ks", "--workers", "1"]
     assert module.main(arguments) == 0
     report = json.loads(out.with_name("statistics.json").read_text())
     catalog = open_catalog(out)
     assert catalog.rows == report["objects"] == open_catalog(store / "current" / "objects").rows
-    assert "Ks_Flux1Chi2" in catalog.columns
+    assert catalog.columns.names[4:] == ["Ks_Flux1Chi2", "Ks_Flux1StetsonK"]
     assert module.run(module.parse_args(arguments))["skipped"]
 
 

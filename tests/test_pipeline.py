@@ -99,6 +99,23 @@ def test_a_changed_recipe_makes_the_products_anew(report: RunReport, survey: Sur
     assert "J_Mag1" in open_catalog(folder / "bands").columns
 
 
+def test_the_survey_names_its_statistics_and_a_wrong_name_stops_before_any_work(report: RunReport, survey: Survey) -> None:
+    def naming(*names: str) -> Survey:
+        return survey.model_copy(update={"products": survey.products.model_copy(update={"statistics": names})})
+
+    with pytest.raises(SurveyError, match="products.statistics: no statistic 'StetsonI'; did you mean 'Stetson"):
+        run(naming("Mean", "StetsonI"), into=report.store)
+    with dask.config.set(scheduler="threads"):
+        run(naming("MAD", "EtaE"), into=report.store, only="products")
+    folder = report.store / "products" / "0001"
+    columns = open_catalog(folder / "variability").columns
+    # The page shows the largest deviation, so that it is computed whatever the survey names.
+    assert [name for name in columns.names if name.startswith("Ks_")] == ["Ks_Flux1MAD", "Ks_Flux1EtaE", "Ks_Flux1MaxDeviation"]
+    with dask.config.set(scheduler="threads"):
+        run(survey, into=report.store, only="products")
+    assert "Ks_Flux1StetsonJ" in open_catalog(folder / "variability").columns
+
+
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A survey in a store with small leaves and its products, made before and after the last J file of one of its fields."""
