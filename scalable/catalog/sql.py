@@ -203,13 +203,14 @@ def wire(query: Prepared) -> Catalog:
     if not plan.combine_sql:
         return Catalog(chain, first.partitions, declared, "query", first.graph)
     partial = Catalog(chain, first.partitions, mapped, "partial query", first.graph)
-    schema = declare(execute(plan.combine_sql, {PARTIALS: mapped.empty_table()}).schema)
-    return replace(partial.combined(combine, plan.combine_sql, mapped, schema, schema=schema), title="query")
+    schema = declare(execute(plan.combine_sql, {PARTIALS: mapped.empty_table()}, memberships(plan.regions)).schema)
+    return replace(partial.combined(combine, plan, mapped, schema, schema=schema), title="query")
 
 
-def combine(tables: list[pa.Table], statement: str, mapped: pa.Schema, schema: pa.Schema) -> pa.Table:
+def combine(tables: list[pa.Table], plan: SqlPlan, mapped: pa.Schema, schema: pa.Schema) -> pa.Table:
     """Run the combining statement on the partial results, which come in the order of the leaves."""
-    return execute(statement, {PARTIALS: pa.concat_tables([mapped.empty_table(), *tables])}).cast(schema)
+    partials = pa.concat_tables([mapped.empty_table(), *tables])
+    return execute(plan.combine_sql, {PARTIALS: partials}, memberships(plan.regions)).cast(schema)
 
 
 def _described(schema: pa.Schema, plan: SqlPlan, fields: Mapping[str, pa.Schema]) -> pa.Schema:
