@@ -59,7 +59,7 @@ def whole(synthetic: Collection) -> pa.Table:
     return synthetic.detections.compute(scheduler="threads")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.long if f == "box" else []) for f in FORMS])
 def test_a_region_gives_the_same_rows_as_verb_as_condition_and_in_sql(
     synthetic: Collection, whole: pa.Table, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,9 @@ CONE = {"ra_deg": 268.7, "dec_deg": -30.0, "radius_arcsec": 360.0}
 QUERY = "SELECT band, avg(Mag1) AS mean, count(*) AS n FROM detections WHERE in_cone(268.7, -30, 0.25) GROUP BY band"
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".fits", ".ecsv", ".vot", ".csv"])
+@pytest.mark.parametrize(
+    "ending", [".fits", *(pytest.param(e, marks=pytest.mark.long) for e in (".parquet", ".ecsv", ".vot", ".csv"))]
+)
 def test_rows_of_several_partitions_and_combined_ones_are_written(synthetic: Collection, tmp_path: Path, ending: str) -> None:
     bands = join_bands(cone_search(synthetic.detections, **CONE).repartition(3), values=["Mag1"])
     with dask.config.set(scheduler="threads"):
