@@ -126,7 +126,7 @@ def link_leaves(
     """Link the leaves of a catalogue written before that would come out the same; None where there was no row."""
     known = read_json(earlier / RECIPE_FILE) if (earlier / RECIPE_FILE).exists() else {}
     source = catalog.chain.loader
-    if known.get("digest") != recipe["digest"] or not known["source"] or not isinstance(source, LeafLoader):
+    if known.get("digest") != recipe["digest"] or not known["source"] or not isinstance(source, LeafLoader) or source.foreign:
         return {}
     linked: dict[str, Leaf | None] = {}
     for leaf in (leaf for leaf in catalog.leaves if leaf.path not in but):

@@ -122,9 +122,8 @@ def test_a_collection_of_mixed_orders_with_a_margin_works_as_ours(gaia: Path, fr
         assert len(lsdb.open_catalog(tmp_path / "bright")) == written.rows == catalog.where("parallax > 1").compute().num_rows
 
 
-@pytest.mark.parametrize(
-    "missing", [(), ("dataset/_metadata",), ("partition_info.csv",), ("dataset/_metadata", "partition_info.csv")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("missing", [(), METADATA, LEAVES, METADATA + LEAVES], ids=len)
 @pytest.mark.parametrize("options", [{}, {"npix_suffix": "/"}], ids=["files", "folders"])
 def test_what_a_tool_did_not_write_is_found_elsewhere(
     gaia: Path, frame: pd.DataFrame, tmp_path: Path, missing: tuple[str, ...], options: dict[str, Any]
