@@ -8,9 +8,14 @@ import platform
 from pathlib import Path
 
 from benchmarks.measure import Measured, show
-from benchmarks.suite import ingest_tables, read_tables
+from benchmarks.suite import cube_cutouts, cube_shards, ingest_tables, read_tables
 
-SUITE = {"read_tables": read_tables.run, "ingest_tables": ingest_tables.run}
+SUITE = {
+    "read_tables": read_tables.run,
+    "ingest_tables": ingest_tables.run,
+    "cube_cutouts": cube_cutouts.run,
+    "cube_shards": cube_shards.run,
+}
 
 
 def main() -> None:
