@@ -263,7 +263,8 @@ from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube
 count = int(sys.argv[2])
 rng = np.random.default_rng(1)
-objects = pa.table({"object_id": np.arange(count), "ra": 150 + rng.uniform(-.03, .03, count), "dec": 2.2 + rng.uniform(-.03, .03, count)})
+ra, dec = 150 + rng.uniform(-.03, .03, count), 2.2 + rng.uniform(-.03, .03, count)
+objects = pa.table({"object_id": np.arange(count), "ra": ra, "dec": dec})
 with dask.config.set(scheduler="synchronous"):
     write_cube(stack_images(open_survey(sys.argv[1]), objects, size=48), sys.argv[3])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
