@@ -179,8 +179,8 @@ def _things(where: pa.Table | Tiles) -> _Things:
         ra, dec = where.centres
         scale = np.full(len(ids), where.scale_arcsec)
     else:
-        ids = _column(where, "object_id").astype(np.int64)
-        ra, dec = (_column(where, role).astype(np.float64) for role in ("ra", "dec"))
+        ids = role_column(where, "object_id").astype(np.int64)
+        ra, dec = (role_column(where, role).astype(np.float64) for role in ("ra", "dec"))
         scale = np.full(len(ids), np.nan)
     if len(ids) == 0:
         raise InputError("there is no object to cut out")
@@ -191,7 +191,7 @@ def _things(where: pa.Table | Tiles) -> _Things:
     return _Things(ids[order], ra[order], dec[order], scale[order], np.full(len(ids), np.nan))
 
 
-def _column(table: pa.Table, role: str) -> NDArray[Any]:
+def role_column(table: pa.Table, role: str) -> NDArray[Any]:
     """Return the column of a role, or of the role's name."""
     by_role = [column.name for column in Schema.from_arrow(table.schema).by_role(role)]
     plain = [name for name in table.column_names if name.lower() in (role, f"object_{role}")]
@@ -270,8 +270,8 @@ def _sides(table: pa.Table, things: _Things, size: CutoutSize) -> NDArray[np.flo
         return np.full(len(things.ids), np.nan if size.arcsec is None else size.arcsec)
     if size.column not in table.column_names:
         raise ColumnError(f"size: no column {size.column!r}; {nearest(size.column, table.column_names)}")
-    ids = _column(table, "object_id").astype(np.int64)
-    ra, dec = (_column(table, role).astype(np.float64) for role in ("ra", "dec"))
+    ids = role_column(table, "object_id").astype(np.int64)
+    ra, dec = (role_column(table, role).astype(np.float64) for role in ("ra", "dec"))
     sides = np.asarray(table[size.column].to_numpy(zero_copy_only=False), np.float64) * size.times
     sides = sides[np.lexsort((ids, to_pixels(ra, dec)))]
     bad = np.flatnonzero(~(np.isfinite(sides) & (sides > 0)))
