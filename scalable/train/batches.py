@@ -108,7 +108,7 @@ class Batches:
         """Run ``task(part, *shared)`` for every part, and return the results in order."""
         if len(self.parts) == 1:
             return [task(self.parts[0], *shared)]
-        return run_tasks(task, list(self.parts), *shared)
+        return run_tasks(_unsealed, [Sealed(part) for part in self.parts], Sealed((task, shared)))
 
     def blocks(self) -> Iterator[Block]:
         """Yield all rows here, in order."""
@@ -129,6 +129,22 @@ class Batches:
         """Return a SHA-256 of the rows that are learnt from, whatever their order and chunking; one pass."""
         total, rows = self.over(_digest, _merge_digests)
         return hashlib.sha256(f"{total:x} {rows} {self.names} {self.target}".encode()).hexdigest()
+
+
+class Sealed:
+    """Something that Dask must not look into: it would compute a catalogue that it finds there."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        """Show what is inside, for messages."""
+        return repr(self.value)
+
+
+def _unsealed(part: Sealed, call: Sealed) -> Any:
+    task, shared = call.value
+    return task(part.value, *shared)
 
 
 def fold_of(groups: Keys, folds: int, seed: int) -> NDArray[np.int64]:

@@ -185,6 +185,11 @@ def test_neighbours_are_those_of_scikit_learn_and_a_sample_beyond_the_bound() ->
         peer = KNeighborsRegressor(7, weights=weights).fit(X, y)
         test = np.vstack([X[:50], rng.normal(size=(50, 3))])
         np.testing.assert_allclose(ours.predict(test), peer.predict(test), rtol=1e-9)
+    slope = np.array([1.0, -2.0, 0.5])
+    planes = KNeighbors(20, local="plane").fit(X, 3 + X @ slope)
+    inner = np.abs(X).max(axis=1) < 1
+    # Damped by a thousandth, so that neighbours in a plane do not tilt it.
+    np.testing.assert_allclose(planes.predict(X[inner] + 0.01), 3 + (X[inner] + 0.01) @ slope, atol=0.01)
     some = [KNeighbors(7, reference_rows=100).fit(arrays(X, y, part_rows=rows)) for rows in (100, 1500)]
     assert some[0].reference_.shape == (100, 3)
     assert some[0].rows_ == 1500
