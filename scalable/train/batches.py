@@ -33,17 +33,27 @@ class Block:
     columns : ndarray of float64, shape (features, rows)
         Finite, each feature contiguous.
     target, weight : ndarray of float64, shape (rows,), or None
-    keys : ndarray of uint64, shape (rows,)
-        Identity of each row, from an id column or its values; random choices are functions of it.
-    groups : ndarray of uint64, shape (rows,)
-        What folds keep together: the row itself, or its pixel on the sky.
+    own_keys : ndarray of uint64, shape (rows,), or None
+        Identity of each row from an id column.
+    own_groups : ndarray of uint64, shape (rows,), or None
+        What folds keep together, such as a pixel on the sky.
     """
 
     columns: Float
-    target: Any
-    weight: Any
-    keys: Keys
-    groups: Keys
+    target: Any = None
+    weight: Any = None
+    own_keys: Any = None
+    own_groups: Any = None
+
+    @property
+    def keys(self) -> Keys:
+        """Identity of each row, from an id column or its values; random choices are functions of it."""
+        return keys_of(self.columns, self.target) if self.own_keys is None else self.own_keys
+
+    @property
+    def groups(self) -> Keys:
+        """What folds keep together: the row itself, where nothing else was asked for."""
+        return self.keys if self.own_groups is None else self.own_groups
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -51,8 +61,8 @@ class Block:
 
     def take(self, rows: Any) -> Block:
         """Return some of the rows: a mask, indices or a slice."""
-        target, weight = (None if part is None else part[rows] for part in (self.target, self.weight))
-        return Block(np.ascontiguousarray(self.columns[:, rows]), target, weight, self.keys[rows], self.groups[rows])
+        parts = (self.target, self.weight, self.own_keys, self.own_groups)
+        return Block(np.ascontiguousarray(self.columns[:, rows]), *(None if part is None else part[rows] for part in parts))
 
 
 class Part(Protocol):
@@ -188,11 +198,8 @@ class ArrayPart:
         """Yield the rows."""
         for start in range(0, self.columns.shape[1], BLOCK_ROWS):
             cut = slice(start, start + BLOCK_ROWS)
-            columns = np.ascontiguousarray(self.columns[:, cut])
-            target = None if self.target is None else self.target[cut]
-            keys = keys_of(columns, target) if self.keys is None else self.keys[cut]
-            groups = keys if self.groups is None else self.groups[cut]
-            yield Block(columns, target, None if self.weight is None else self.weight[cut], keys, groups)
+            parts = (self.target, self.weight, self.keys, self.groups)
+            yield Block(np.ascontiguousarray(self.columns[:, cut]), *(None if part is None else part[cut] for part in parts))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from scalable.train.base import Streamed
 from scalable.train.batches import ArrayPart, Batches, Block, fold_of
 from scalable.train.checkpoint import Checkpoint
 from scalable.train.linear import target_moments
-from scalable.train.spill import rows_of, spilled
+from scalable.train.spill import spilled
 
 Float = NDArray[np.float64]
 
@@ -168,7 +168,9 @@ class MLPRegressor(RegressorMixin, Streamed):
         with spilled(batches, self.scratch) as rows, threadpool_limits(1):
             warn_of_order(rows)
             self._begin(rows)
-            keep = Checkpoint.of(self.checkpoint, **{**self.get_params(), "rows": rows_of(rows), "digest": rows.digest()})
+            local = ("checkpoint", "scratch")
+            recipe = {name: value for name, value in self.get_params().items() if name not in local}
+            keep = Checkpoint.of(self.checkpoint, rows, **recipe)
             best = self._resume(keep)
             while self.n_iter_ < self.epochs and self._stale(best) < self.patience:
                 best = self._epoch(rows, best)

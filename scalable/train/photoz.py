@@ -52,7 +52,7 @@ class _Transformed:
 
     def blocks(self) -> Iterator[Block]:
         for block in self.part.blocks():
-            yield replace(block, columns=self.transform.transform_columns(block.columns))
+            yield replace(block, columns=self.transform.transform_columns(block.columns), own_keys=block.keys)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Judged:
             if len(block):
                 extra = [block.target if n < 0 else block.columns[n] for n in self.quantities]
                 columns = np.vstack([self.model.predict_columns(block.columns), block.target, *extra])
-                yield replace(block, columns=columns)
+                yield replace(block, columns=columns, own_keys=block.keys)
 
 
 def estimator_of(estimator: Any) -> Any:
@@ -240,7 +240,7 @@ class _Shuffled:
             columns = block.columns.copy()
             rows = np.random.default_rng([self.seed, len(block)]).permutation(len(block))
             columns[self.feature] = columns[self.feature, rows]
-            yield replace(block, columns=columns)
+            yield replace(block, columns=columns, own_keys=block.keys)
 
 
 def fit_mixture(
