@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scalable.cluster import run_tasks
+from scalable.cluster import current_client, run_tasks
 from scalable.errors import InputError
 from scalable.kernels.counter import Keys, random_bits, row_keys
 
@@ -105,14 +105,20 @@ class Batches:
         InputError
             If there is no row.
         """
-        found = [part for part in self.each(_reduce_part, chunk, merge, shared) if part is not None]
-        if not found:
+        total: Sum | None = None
+        wave = _wave()
+        for start in range(0, len(self.parts), wave):
+            some = replace(self, parts=self.parts[start : start + wave])
+            for found in some.each(_reduce_part, chunk, merge, shared):
+                if found is not None:
+                    total = found if total is None else merge(total, found)
+        if total is None:
             raise InputError(
                 f"no row to learn from: each lacks a feature ({', '.join(self.names)})"
                 + (f" or the target {self.target}" if self.target else "")
                 + "; look at the missing-data policy and at the null rules of the columns"
             )
-        return reduce(merge, found)
+        return total
 
     def each(self, task: Callable[..., Sum], *shared: Any) -> list[Sum]:
         """Run ``task(part, *shared)`` for every part, and return the results in order."""
@@ -150,6 +156,13 @@ class Sealed:
     def __repr__(self) -> str:
         """Show what is inside, for messages."""
         return repr(self.value)
+
+
+def _wave() -> int:
+    """Return how many parts are gone through before their sums are merged: enough for all workers, few enough for memory."""
+    client = current_client()
+    threads = sum(client.nthreads().values()) if client is not None else os.cpu_count() or 1
+    return max(2 * threads, 4)
 
 
 def _unsealed(part: Sealed, call: Sealed) -> Any:

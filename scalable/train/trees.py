@@ -28,7 +28,7 @@ Float = NDArray[np.float64]
 
 SAMPLE_ROWS = 200_000
 """Rows that bin edges are found from."""
-MOST_HISTOGRAM_BYTES = 1 << 28
+MOST_HISTOGRAM_BYTES = 1 << 26
 """Histograms that a task holds at once; more nodes take more passes."""
 
 Values = Callable[..., tuple[Float, Float]]

@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from scalable.cluster import connect
 from scalable.errors import InputError
 from scalable.kernels.counter import poisson
+from scalable.kernels.network import gradients
 from scalable.kernels.nonlinear import CURVES
 from scalable.train.batches import Batches, arrays, keys_of
 from scalable.train.checkpoint import Checkpoint
@@ -156,6 +157,28 @@ def test_sorted_rows_are_mixed_and_said_to_be_sorted(tmp_path: Path) -> None:
     errors = [((model.predict(test) - truth) ** 2).mean() for model in (shuffled, ordered)]
     assert errors[0] < 2.0
     assert abs(errors[1] / errors[0] - 1) < 0.1
+
+
+def test_the_gradients_of_a_network_are_its_slopes_and_rows_of_no_weight_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    weights, biases = [rng.normal(size=(3, 5)), rng.normal(size=(5, 4))], [rng.normal(size=5), rng.normal(size=4)]
+    bins = rng.integers(0, 4, 20).astype(float)
+    for classes, target in ((False, y), (True, bins)):
+        shapes = weights if classes else [weights[0], weights[1][:, :1]]
+        shifts = biases if classes else [biases[0], biases[1][:1]]
+        loss, by_weight, by_bias = gradients(X, target, shapes, shifts, alpha=0.0, classes=classes)
+        for n in range(2):
+            for parameters, slopes in ((shapes[n], by_weight[n]), (shifts[n], by_bias[n])):
+                where = (0,) * parameters.ndim
+                before = parameters[where]
+                parameters[where] = before + 1e-6
+                more = gradients(X, target, shapes, shifts, alpha=0.0, classes=classes)[0]
+                parameters[where] = before
+                assert (more - loss) / 1e-6 == pytest.approx(slopes[where], abs=1e-4)
+        half = gradients(X[:10], target[:10], shapes, shifts, alpha=0.0, classes=classes)
+        whole = gradients(X, target, shapes, shifts, alpha=0.0, classes=classes, row_weights=np.repeat([1.0, 0.0], 10))
+        np.testing.assert_allclose(whole[1][0], half[1][0], rtol=1e-10, atol=1e-14)
 
 
 def test_any_estimator_with_partial_fit_learns_from_mixed_batches() -> None:
