@@ -1,11 +1,7 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn, by stage: describe (`draft_survey`, `open_survey`, `check`), ingest (`plan_ingest`, `ingest`, `plan_append`,
-`append`, `open_collection`, `open_catalog`, `list_versions`, `expire_versions`), combine (`join_bands`, `crossmatch`,
-`variability`, `fit_zero_points`, `calibrate`, `fit_fill_values`, `impute`, `undo`, `cone_search`, `id_search`, `sql`,
-`write_catalog`), stack (`read_objects`, `stack_images`, `CutoutSize`, `Tiles`, `write_cube`, `open_cube`, `cutout_wcs`,
-`raw_headers`, `write_cube_page`), run (`run`, `connect`). Each is loaded when it is first used, so that importing this package
-costs nothing.
+The words to learn are listed by stage in ``_PUBLIC``: describe, ingest, combine, stack, train, run. Each is loaded when it is
+first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +29,7 @@ _PUBLIC = {
     # combine
     "join_bands": "scalable.catalog.bands",
     "crossmatch": "scalable.catalog.match",
+    "crossmatch_many": "scalable.catalog.match_many",
     "variability": "scalable.catalog.variability",
     "Statistic": "scalable.kernels.statistic",
     "fit_zero_points": "scalable.catalog.zero_points",
@@ -42,7 +39,13 @@ _PUBLIC = {
     "undo": "scalable.catalog.undo",
     "cone_search": "scalable.catalog.search",
     "id_search": "scalable.catalog.search",
+    "box_search": "scalable.catalog.search",
+    "polygon_search": "scalable.catalog.search",
+    "moc_search": "scalable.catalog.search",
     "sql": "scalable.catalog.sql",
+    "explain_sql": "scalable.catalog.sql_explain",
+    "list_views": "scalable.catalog.sql_explain",
+    "write_table": "scalable.catalog.export",
     "write_catalog": "scalable.catalog.write",
     # stack
     "stack_images": "scalable.cube.stack",
@@ -54,6 +57,23 @@ _PUBLIC = {
     "cutout_wcs": "scalable.cube.contract",
     "raw_headers": "scalable.cube.contract",
     "write_cube_page": "scalable.report.cutouts",
+    # learn
+    "Features": "scalable.kernels.features",
+    "ClassRule": "scalable.kernels.features",
+    "batches_of": "scalable.train.tables",
+    "fit_photoz": "scalable.train.photoz",
+    "evaluate": "scalable.train.photoz",
+    "compare": "scalable.train.compare",
+    "predict": "scalable.train.predict",
+    "predict_files": "scalable.train.predict",
+    "to_qp": "scalable.train.predict",
+    "fit_mixture": "scalable.train.photoz",
+    "sample_mixture": "scalable.train.predict",
+    "write_sample": "scalable.train.predict",
+    "sample_tests": "scalable.train.goodness",
+    "Model": "scalable.train.model",
+    "open_model": "scalable.train.model",
+    "write_training_page": "scalable.report.training",
     # run
     "connect": "scalable.cluster",
     "run": "scalable.pipeline",

@@ -31,7 +31,7 @@ _LAZY = {
     "make_sky": "scalable.synthetic.sky",
     "write_tables": "scalable.synthetic.tables",
     "add_images": "scalable.synthetic.images",
-    "write_table": "scalable.io.export",
+    "WRITERS": "scalable.io.export",
     "input_bytes": "scalable.catalog.ingest",
     "model_at": "scalable.survey",
     "field_names": "scalable.survey",
@@ -77,6 +77,7 @@ class Main(click.Group):
 
     groups = {
         "Data": ("demo", "init", "check", "plan", "run", "append", "query", "cube"),
+        "Learn": ("train", "evaluate", "predict", "sample"),
         "Store": ("log", "clean"),
         "Help": ("help",),
     }
@@ -407,21 +408,48 @@ def _summary(report: Any) -> None:
 
 
 @main.command()
-@click.argument("statement")
+@click.argument("statement", default="")
 @store_option
-@click.option("--to", type=click.Path(path_type=Path), help="Write the answer to a .parquet or .csv file.")
+@click.option(
+    "-o", "--to", type=click.Path(path_type=Path), help="Write the answer to a .parquet, .fits, .vot, .ecsv or .csv file."
+)
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--views", is_flag=True, help="List what can be asked: views, columns, units.")
 @click.option("--rows", default=50, show_default=True, help="Rows to show.")
 @with_scheduler
-def query(statement: str, store: Path | str, to: Path | None, rows: int, scheduler: str | None, workers: int | None) -> None:
-    """Ask a store in SQL: objects, detections, observations, and one view per file."""
-    if to is not None and to.suffix not in (".parquet", ".csv"):
-        raise click.BadParameter(f"{to.suffix or 'no ending'}: choose .parquet or .csv", param_hint="--to")
-    with _connected(scheduler, workers, default="threads"):
-        answer = scalable.sql(scalable.open_collection(store), statement).compute()
-    if to is not None:
-        _lazy("write_table")(answer, to)
-        console.print(f"{answer.num_rows:,} rows written to {to}")
+def query(
+    statement: str,
+    store: Path | str,
+    to: Path | None,
+    force: bool,
+    views: bool,
+    rows: int,
+    scheduler: str | None,
+    workers: int | None,
+) -> None:
+    """Ask a store in SQL: objects, detections, observations, and one view per file; EXPLAIN SELECT … says how it is done."""
+    endings = _lazy("WRITERS")
+    if to is not None and to.suffix.lower() not in endings:
+        raise click.BadParameter(f"{to.suffix or 'no ending'}: choose {', '.join(endings)}", param_hint="--to")
+    if not statement.strip() and not views:
+        raise click.UsageError("give a SELECT statement, or --views to see what can be asked")
+    collection = scalable.open_collection(store)
+    if views:
+        _show_views(scalable.list_views(collection))
         return
+    if statement.split(None, 1)[0].upper() == "EXPLAIN":
+        out.print(str(scalable.explain_sql(collection, statement)), markup=False, soft_wrap=True)
+        return
+    answer = scalable.sql(collection, statement)
+    with _connected(scheduler, workers, default="threads"):
+        if to is not None:
+            written = scalable.write_table(answer, to, overwrite=force)
+            console.print(f"{written:,} rows written to {to}", markup=False, soft_wrap=True)
+        else:
+            _show_rows(answer.compute(), rows)
+
+
+def _show_rows(answer: Any, rows: int) -> None:
     units = [(field.metadata or {}).get(b"unit", b"").decode() for field in answer.schema]
     table = Table(*(f"{name} [{unit}]".replace("[]", "").strip() for name, unit in zip(answer.column_names, units, strict=True)))
     for row in answer.slice(0, rows).to_pylist():
@@ -429,6 +457,22 @@ def query(statement: str, store: Path | str, to: Path | None, rows: int, schedul
     out.print(table, markup=False)
     if answer.num_rows > rows:
         out.print(f"{answer.num_rows - rows:,} more rows; write them with --to answer.parquet")
+
+
+def _show_views(views: Any) -> None:
+    shown: dict[tuple[str, ...], str] = {}
+    for view in views:
+        rows = "" if view.rows is None else f", {view.rows:,} rows"
+        out.print(f"{view.name}: one row per {view.row}{rows}", markup=False, soft_wrap=True)
+        names = tuple(view.columns.names)
+        if names in shown:
+            out.print(f"  columns of {shown[names]}")
+            continue
+        shown[names] = view.name
+        table = Table("column", "type", "unit", "description", box=None, pad_edge=False, show_header=False)
+        for column in view.columns:
+            table.add_row(f"  {column.name}", str(column.dtype), column.unit, column.description)
+        out.print(table, markup=False)
 
 
 @main.command()
@@ -479,6 +523,197 @@ def cube(
         out.print(f"set aside          {entry['file']}: {entry['reason']}", style="yellow", markup=False, soft_wrap=True)
     if aside:
         sys.exit(QUARANTINED)
+
+
+def _listed(_: Any, __: Any, text: str | None) -> tuple[str, ...]:
+    """Split a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def _bins(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, list[float]]:
+    """Read NAME=EDGE,EDGE,... options."""
+    found = {}
+    for text in texts:
+        name, _, edges = text.partition("=")
+        try:
+            found[name] = [float(edge) for edge in edges.split(",")]
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not NAME=EDGE,EDGE,...") from None
+        if len(found[name]) < 2 or sorted(set(found[name])) != found[name]:
+            raise click.BadParameter(f"{text!r}: give two edges or more, ascending")
+    return found
+
+
+def _table_of(paths: tuple[Path, ...]) -> Any:
+    """Return what paths name: a store's objects, a HATS catalogue, or files."""
+    if len(paths) == 1 and paths[0].is_dir():
+        return scalable.open_collection(paths[0]).objects if (paths[0] / "current").exists() else scalable.open_catalog(paths[0])
+    return list(paths)
+
+
+def _rules(survey: Path | None) -> dict[str, Any]:
+    return dict(scalable.open_survey(survey).columns) if survey else {}
+
+
+data_argument = click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+rules_option = click.option(
+    "--survey", type=click.Path(path_type=Path), help="Survey description whose null rules and units the columns of files have."
+)
+
+
+@main.command()
+@data_argument
+@click.option(
+    "--magnitudes", callback=_listed, metavar="A,B,...", help="Columns in the order of the bands; neighbours make colours."
+)
+@click.option("--reference", default="", metavar="A", help="One of them that is a feature itself.")
+@click.option("--others", callback=_listed, metavar="A,B,...", help="Further columns, taken as they are.")
+@click.option("--target", default="", metavar="COLUMN", help="Redshifts to learn; without it a mixture is fitted.")
+@click.option("--estimator", default="boosting", show_default=True, help="linear, ridge, lasso, boosting, forest, network, ...")
+@click.option("--components", callback=_listed, metavar="K,K,...", help="Of a mixture; the least BIC is taken. [default: 5]")
+@click.option("--test", multiple=True, type=click.Path(path_type=Path, exists=True), help="Files to judge on; repeat for more.")
+@click.option("--compare", "compare_all", is_flag=True, help="Fit every estimator and judge each on --test.")
+@click.option("--folds", default=5, show_default=True, help="Folds that the error is measured on; 0 for none.")
+@click.option("--key", default="", help="Column that identifies a row.")
+@click.option("--sky-order", type=int, help="Keep pixels of this HEALPix order together in folds.")
+@click.option("--seed", default=0, show_default=True)
+@rules_option
+@click.option("--model", type=click.Path(path_type=Path), default=Path("model.h5"), show_default=True, help="The file to write.")
+@click.option("--page", type=click.Path(path_type=Path), help="Write a page with plots.")
+@with_scheduler
+def train(
+    data: tuple[Path, ...],
+    magnitudes: tuple[str, ...],
+    reference: str,
+    others: tuple[str, ...],
+    target: str,
+    estimator: str,
+    components: tuple[str, ...],
+    test: tuple[Path, ...],
+    compare_all: bool,
+    folds: int,
+    key: str,
+    sky_order: int | None,
+    seed: int,
+    survey: Path | None,
+    model: Path,
+    page: Path | None,
+    scheduler: str | None,
+    workers: int | None,
+) -> None:
+    """Teach a model redshifts, or fit a mixture, from a store, a catalogue or files (DATA) of any size."""
+    features = scalable.Features(magnitudes, reference=reference, others=others)
+    how: dict[str, Any] = {"key": key, "sky_order": sky_order, "rules": _rules(survey)}
+    table = _table_of(data)
+    with _connected(scheduler, workers, default="threads"):
+        if compare_all:
+            if not (target and test):
+                raise click.UsageError("--compare needs --target and --test")
+            sides = [scalable.batches_of(side, features, target=target, **how) for side in (table, _table_of(test))]
+            _show_comparison(scalable.compare(*sides, features, seed=seed))
+            return
+        if target:
+            found = scalable.fit_photoz(table, features, target=target, estimator=estimator, folds=folds, seed=seed, **how)
+            _show_metrics(found)
+        else:
+            counts = [int(text) for text in components or ("5",)]
+            found = scalable.fit_mixture(table, features, components=counts, seed=seed, **how)
+            _show_criteria(found)
+        found.save(model)
+        if page is not None:
+            scalable.write_training_page(page, found, table, test=_table_of(test) if test else None, **how)
+    out.print(repr(found), markup=False, soft_wrap=True)
+    verb = f"scalable predict {model} DATA --to OUT" if target else f"scalable sample {model} --rows 100000 --to sample.parquet"
+    out.print(f"saved in {model}; use it with: {verb}", markup=False, soft_wrap=True)
+
+
+def _show_metrics(model: Any) -> None:
+    found = model.about["metrics"]
+    table = Table("metric", "training rows", *(["unseen folds", "spread"] if found["folds"] else []))
+    for name, value in found["train"].items():
+        unseen = [fold[name] for fold in found["folds"]]
+        mean = sum(unseen) / len(unseen) if unseen else 0.0
+        spread = (sum((one - mean) ** 2 for one in unseen) / max(len(unseen) - 1, 1)) ** 0.5
+        table.add_row(name, f"{value:.5f}", *([f"{mean:.5f}", f"{spread:.5f}"] if unseen else []))
+    out.print(table)
+
+
+def _show_criteria(model: Any) -> None:
+    table = Table("components", "log likelihood", "held out", "BIC", "AIC", "passes")
+    for row in model.about["criteria"]:
+        held = "" if row["held_out"] is None else f"{row['held_out']:.4f}"
+        numbers = (f"{row['train']:.4f}", held, f"{row['bic']:,.0f}", f"{row['aic']:,.0f}", str(row["passes"]))
+        table.add_row(str(row["components"]), *numbers)
+    out.print(table)
+
+
+def _show_comparison(found: Any) -> None:
+    table = Table("estimator", "train", "test", "best", "seconds", "chosen", "note")
+    for row in found.to_pylist():
+        numbers = [f"{row[name]:.4f}" for name in ("train", "test", "test_best")]
+        table.add_row(row["estimator"], *numbers, f"{row['seconds']:.1f}", row["chosen"], row["note"])
+    out.print(table)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@data_argument
+@click.option("--bins", multiple=True, callback=_bins, metavar="NAME=A,B,...", help="Edges of bins of a feature or the target.")
+@rules_option
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@with_scheduler
+def evaluate(
+    model: Path,
+    data: tuple[Path, ...],
+    bins: dict[str, list[float]],
+    survey: Path | None,
+    as_json: bool,
+    scheduler: str | None,
+    workers: int | None,
+) -> None:
+    """Measure MODEL on rows with known redshifts: every metric by its id, overall and in bins."""
+    with _connected(scheduler, workers, default="threads"):
+        found = scalable.evaluate(scalable.open_model(model), _table_of(data), bins=bins, rules=_rules(survey)).to_pylist()
+    if as_json:
+        click.echo(json.dumps([{name: None if value != value else value for name, value in row.items()} for row in found]))
+        return
+    heads = ["all" if not row["by"] else f"{row['by']}\n{row['low']:g} to {row['high']:g}" for row in found]
+    table = Table("metric", *heads)
+    for name in found[0]:
+        if name not in ("by", "low", "high"):
+            table.add_row(name, *(f"{row[name]:,}" if name == "rows" else f"{row[name]:.5f}" for row in found))
+    out.print(table)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@data_argument
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="A catalogue to write; for files, a .parquet file.")
+@click.option("--pdf", is_flag=True, help="Add the probability of each bin, from a model that gives one.")
+@rules_option
+@with_scheduler
+def predict(
+    model: Path, data: tuple[Path, ...], to: Path, pdf: bool, survey: Path | None, scheduler: str | None, workers: int | None
+) -> None:
+    """Predict with MODEL for every row of a store, a catalogue or files (DATA)."""
+    found, table = scalable.open_model(model), _table_of(data)
+    with _connected(scheduler, workers, default="threads"):
+        if isinstance(table, list):
+            rows = scalable.predict_files(table, found, to, pdf=pdf, rules=_rules(survey))
+        else:
+            rows = scalable.write_catalog(scalable.predict(table, found, pdf=pdf), to).rows
+    out.print(f"{rows:,} rows written to {to}", markup=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--rows", default=100_000, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=0, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="The .parquet file to write.")
+def sample(model: Path, rows: int, seed: int, to: Path) -> None:
+    """Draw rows from the mixture in MODEL; the same rows for the same seed, whatever the machine's size."""
+    drawn = scalable.write_sample(scalable.sample_mixture(scalable.open_model(model), rows, seed=seed), to)
+    out.print(f"{drawn:,} rows written to {to}", markup=False, soft_wrap=True)
 
 
 @main.command("log")

@@ -17,7 +17,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from scalable.errors import ColumnError, InputError, SurveyError, nearest
 from scalable.schema import ROLES, State, parse_unit
 
-STORED_NAMES = ("_healpix_29", "object_id", "object_ra", "object_dec", "observation_id", "band", "mjd", "source_row")
+STORED_NAMES = (
+    "_healpix_29", "object_id", "object_ra", "object_dec", "observation_id", "band", "mjd", "source_row", "rejected_because",
+)  # fmt: skip
 """Columns that ingest adds to every detection; a source column of the same name would be ambiguous."""
 
 

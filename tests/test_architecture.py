@@ -27,6 +27,7 @@ FLOORS = {
     "synthetic": 3,
     "catalog": 4,
     "cube": 4,
+    "train": 6,
     "report": 7,
     "pipeline": 8,
     "cli": 9,
@@ -44,6 +45,7 @@ NEVER = {
     "synthetic": {"dask", "distributed"},
     "catalog": {"pandas", "matplotlib"},
     "cube": {"pandas", "matplotlib"},
+    "train": {"pandas", "matplotlib", "h5py", "astropy"},
     "report": {"dask", "distributed"},
 }
 """What a folder never imports, whatever its floor."""

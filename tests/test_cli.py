@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from astropy import units
+from astropy.table import QTable
 from click.testing import CliRunner, Result
 
 from scalable import cli
@@ -99,6 +101,33 @@ def test_a_query_shows_units_nulls_and_writes_files(ran: Result, folder: Path, t
     assert pq.read_table(target).num_rows == 5
 
 
+def test_a_query_writes_fits_with_units_and_replaces_nothing_unasked(ran: Result, folder: Path, tmp_path: Path) -> None:
+    store, target = folder / "store", tmp_path / "bright.fits"
+    ask = ("query", "SELECT object_id, band, Mag1 FROM detections WHERE Mag1 < 13", "--store", store, "-o", target)
+    assert "rows written" in scalable(*ask).output
+    table = QTable.read(target)
+    assert (table["Mag1"] < 13 * units.mag).all()
+    assert len(table) > 3
+    again = scalable(*ask)
+    assert again.exit_code == FAULT
+    assert "--force" in again.output
+    assert scalable(*ask, "--force").exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["bright.fits"]
+
+
+def test_a_query_is_explained_and_the_views_are_listed(ran: Result, folder: Path) -> None:
+    store = folder / "store"
+    found = scalable("query", "explain SELECT band, avg(Mag1) AS m FROM detections GROUP BY band", "--store", store)
+    assert found.exit_code == 0
+    for word in ("mapped", "combined", "reads     detections: band, Mag1", "leaves", "tasks"):
+        assert word in found.output
+    found = scalable("query", "--views", "--store", store)
+    assert found.exit_code == 0
+    for word in ("objects: one row per object", "Field_1_J: one row per detection of one file", "  Mag1", " mag "):
+        assert word in found.output, word
+    assert scalable("query", "--store", store).exit_code == USAGE
+
+
 def test_a_night_is_planned_appended_run_and_listed(tmp_path: Path) -> None:
     write_tables(make_sky(SkySpec(seed=4, fields=1, stars_per_field=100, epochs=3)), tmp_path)
     survey, store, index = tmp_path / "survey.yaml", tmp_path / "store", tmp_path / "observations.csv"
@@ -157,7 +186,7 @@ def test_a_plain_console_shows_rate_and_time_left_of_every_long_stage(monkeypatc
     [
         (["query", "SELECT Flx1 FROM detections"], USAGE, "did you mean 'Flux1'"),
         (["query", "COPY detections TO '/tmp/x'"], USAGE, "only SELECT"),
-        (["query", "SELECT 1 AS a", "--to", "answer.doc"], USAGE, "choose .parquet or .csv"),
+        (["query", "SELECT 1 AS a", "--to", "answer.doc"], USAGE, "choose .parquet, .pq, .fits"),
         (["query", "SELECT count(*) AS n FROM objects", "--store", "/nowhere"], FAULT, "no committed version"),
         (["run", "/nowhere/survey.yaml"], USAGE, "cannot be read"),
         (["help", "store.leafmb"], USAGE, "did you mean 'leaf_mb'"),

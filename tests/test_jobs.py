@@ -10,6 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import dask
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scalable.catalog.catalog import open_catalog
@@ -119,3 +122,44 @@ def test_a_cube_is_stacked_with_its_page_and_a_rerun_skips(tmp_path: Path, capsy
     assert (report["sizes"]["object"], report["bands"], report["skipped"]) == (12, ["g", "r", "z"], False)
     assert "Cube of synthetic_images" in (tmp_path / "cube.zarr.html").read_text()
     assert module.run(module.parse_args(arguments))["skipped"]
+
+
+@pytest.fixture(scope="module")
+def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of galaxies with redshifts, without positions."""
+    rng = np.random.default_rng(0)
+    z = rng.uniform(0, 0.5, 2000)
+    columns = {band: 20 + slope * z + 0.02 * rng.normal(size=2000) for band, slope in (("g", 3.0), ("r", 1.0), ("i", 0.0))}
+    path = tmp_path_factory.mktemp("galaxies") / "galaxies.parquet"
+    pq.write_table(pa.table({**columns, "z": z}), path)
+    return path
+
+
+def test_photoz_job_trains_judges_and_a_rerun_skips(galaxies: Path, tmp_path: Path) -> None:
+    module = job("train_photoz")
+    out = tmp_path / "model.h5"
+    arguments = [str(galaxies), "--out", str(out), "--magnitudes", "g,r,i", "--target", "z", "--estimator", "linear"]
+    arguments += ["--test", str(galaxies), "--folds", "2", "--workers", "1"]
+    assert module.main(arguments) == 0
+    report = json.loads((tmp_path / "model.h5.json").read_text())
+    assert report["rows"] == 2000
+    assert report["test"]["median_abs"] == pytest.approx(report["metrics"]["train"]["median_abs"])
+    assert report["test"]["median_abs"] < 0.01
+    again = module.run(module.parse_args(arguments))
+    assert again["skipped"]
+    assert again["digest"] == report["digest"]
+
+
+@pytest.mark.long
+def test_mixture_job_draws_a_sample_like_the_data_and_a_rerun_skips(galaxies: Path, tmp_path: Path) -> None:
+    module = job("sample_mixture")
+    arguments = [str(galaxies), "--out", str(tmp_path / "m"), "--magnitudes", "g,r,i", "--components", "1,6", "--rows", "5000"]
+    arguments += ["--workers", "1"]
+    assert module.main(arguments) == 0
+    report = json.loads((tmp_path / "m" / "report.json").read_text())
+    assert report["components"] == 6
+    assert report["tests"]["energy"] < report["tests"]["energy_of_data"] + 0.02
+    sample = pq.read_table(tmp_path / "m" / "sample.parquet")
+    assert sample.num_rows == 5000
+    assert module.run(module.parse_args(arguments))["skipped"] == ["mixture.h5", "sample.parquet"]
+    assert pq.read_table(tmp_path / "m" / "sample.parquet").equals(sample)

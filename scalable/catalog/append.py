@@ -30,11 +30,9 @@ from scalable.catalog.ingest_base import (
     Reopened,
     around_all,
     carry_pixels,
-    inside,
     known_leaves,
     meets,
     open_base,
-    parent_of,
     pixels_of_ids,
     reach,
     reopen_leaf,
@@ -51,7 +49,6 @@ from scalable.catalog.ingest_rows import commit_rows, map_rows
 from scalable.catalog.published import published_store
 from scalable.cluster import run_tasks
 from scalable.errors import AdditionError, InputError
-from scalable.io.parquet import read_leaf
 from scalable.io.reader import Source
 from scalable.io.remote import Place, local_copy, place
 from scalable.io.runs import flat, read_arrow
@@ -337,23 +334,13 @@ def _moved(before: pa.Table, now: pa.Table) -> pa.Table:
 def _carried(base: Base, touched: _Touched, rank_of: dict[int, int]) -> Carried:
     """Return what the new version takes over; rows of leaves that are written anew, and duplicates among them, count there."""
     linked = set(touched.carry)
-    ranges = np.array([(pixel.start, pixel.stop) for pixel in touched.carry], dtype=np.int64).reshape(-1, 2)
-    every = read_leaf(base.path / "duplicates.parquet")
-    duplicates = inside(every, ranges)
-    judged = set(_rows(every)) - set(_rows(duplicates))
-    rejected = base.collection.rejected
-    rejected = rejected.filter(pa.array([row not in judged for row in _rows(rejected)], pa.bool_()))
     observations = base.collection.observations
     numbers, rows = observations["observation_id"].to_pylist(), observations["rows_stored"].to_pylist()
-    stored = {rank_of[number]: count for number, count in zip(numbers, rows, strict=True)}
+    stored = Counter({rank_of[number]: count for number, count in zip(numbers, rows, strict=True)})
+    again = Counter[int]()
     for pixel, leaf in touched.opened.leaves.items():
         if pixel not in linked:
-            for rank, count in leaf.stored.items():
-                stored[rank] -= count
-    again = Counter(number for number, _ in judged)
-    files = {n: replace(entry, rejected=entry.rejected - again[n]) for n, entry in stored_files(base.collection).items()}
-    return Carried(parent_of(base.collection), files, stored, rejected, duplicates)
-
-
-def _rows(table: pa.Table) -> list[tuple[int, int]]:
-    return list(zip(table["observation_id"].to_pylist(), table["source_row"].to_pylist(), strict=True))
+            stored.subtract(leaf.stored)
+            again.update(leaf.dropped)
+    files = {n: replace(entry, rejected=entry.rejected - again[rank_of[n]]) for n, entry in stored_files(base.collection).items()}
+    return Carried(base.collection, files, stored)

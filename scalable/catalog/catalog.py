@@ -14,6 +14,8 @@ from dask.threaded import get as threaded_get
 
 from scalable.catalog.condition import parse_condition
 from scalable.catalog.history import about, history_of, recorded, shown
+from scalable.catalog.leaves_in import in_regions
+from scalable.catalog.nested import nest_others
 from scalable.catalog.steps import NO_LOADER, Chain, LeafLoader, Select, Step, continue_partition, load_partition
 from scalable.errors import ColumnError, StoreError, nearest, require
 from scalable.io.blocks import holds_blocks, read_blocks
@@ -139,7 +141,28 @@ class Catalog(DaskMethodsMixin):
         QueryError, ColumnError
             If the condition cannot be parsed, holds anything but columns, numbers and plain functions, or names no column.
         """
-        return self.then(parse_condition(condition, self.schema))
+        parsed = parse_condition(condition, self.schema)
+        regions = [parsed.regions[number] for number in parsed.within]
+        near = self.on_leaves(in_regions(self.leaves, regions)) if regions and self.leaves else self
+        return near.then(parsed)
+
+    def nest(self, column: str = "lightcurve") -> Catalog:
+        """Return one row per object with all its detections in one nested column, a struct of lists; nothing is computed.
+
+        Written with `write_catalog`, LSDB opens it as a catalogue with a nested column.
+
+        Parameters
+        ----------
+        column : str
+            Name of the nested column; `select` first what it shall hold beside the keys of the object.
+
+        Raises
+        ------
+        ColumnError
+            If these are no detections, or nothing is left to be nested.
+        """
+        self.need_positions("nest")
+        return self.then(nest_others(self.schema, column))
 
     def then(self, step: Step) -> Catalog:
         """Return the catalogue with one more pending step; nothing is computed."""
@@ -207,6 +230,11 @@ class Catalog(DaskMethodsMixin):
     def to_pandas(self) -> Any:
         """Compute and return a pandas data frame with Arrow-backed columns, so that nulls stay nulls."""
         return _to_pandas(self.compute())
+
+    def to_nested(self, column: str = "lightcurve") -> Any:
+        """Compute and return detections as a ``nested_pandas.NestedFrame``, one row per object; needs the extra ``hats``."""
+        frames = require("nested_pandas", "hats")
+        return frames.from_pyarrow(self.nest(column).compute())
 
     def to_dask(self) -> Any:
         """Return a lazy ``dask.dataframe`` with the same partitions; nothing is computed."""
@@ -294,7 +322,8 @@ def open_catalog(path: str | Place, *, columns: Sequence[str] | None = None) -> 
     layout = read_blocks(path) if holds_blocks(path) else read_layout(path)
     total = sum(leaf.decoded_bytes for leaf in layout.leaves)
     size = min(PARTITION_BYTES, max(SMALL_PARTITION_BYTES, total / 16))
-    catalog = Catalog(Chain(LeafLoader(str(layout.path))), _cut(layout.leaves, size), layout.schema, layout.name)
+    loader = LeafLoader(str(layout.path), layout.foreign, layout.made_from)
+    catalog = Catalog(Chain(loader), _cut(layout.leaves, size), layout.schema, layout.name)
     return catalog if columns is None else catalog.select(*columns)
 
 

@@ -11,14 +11,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from scalable.catalog.catalog import Catalog, open_catalog
 from scalable.errors import MissingInputError, StoreError
 from scalable.io.atomic import point, publish
-from scalable.io.parquet import read_leaf
+from scalable.io.parquet import read_groups, read_leaf, read_schema
 from scalable.io.remote import Place, Url, place
-from scalable.io.runs import read_json
+from scalable.io.runs import flat, read_json
+
+REJECTED_FILE = "rejected.parquet"
+"""Rows that no catalogue of a version can hold: without position or id."""
+REJECTED = pa.schema(
+    [
+        ("path", pa.string()),
+        ("observation_id", pa.int64()),
+        ("source_row", pa.int64()),
+        ("object_id", pa.int64()),
+        ("reason", pa.string()),
+        ("column", pa.string()),
+        ("value", pa.string()),
+    ]
+)
+DUPLICATES = "duplicates"
+"""Folder of rows that were rejected because an object was seen twice in one observation, in leaves by its pixel."""
+REASON = "rejected_because"
 
 
 @dataclass(frozen=True)
@@ -91,15 +109,33 @@ class Collection:
         """One row per catalogue file; small, read at once."""
         return read_leaf(self.path / "observations.parquet")
 
+    def iterate_rejected(self) -> Iterator[pa.Table]:
+        """Yield the rows that were not stored, each with file, row and reason, piece by piece: there may be many."""
+        yield from read_groups(self.path / REJECTED_FILE)
+        observations = self.observations
+        path_of = dict(zip(*(observations[name].to_pylist() for name in ("observation_id", "path")), strict=True))
+        keys = ("observation_id", "source_row", "object_id", REASON)
+        for leaf in self._duplicates:
+            rows = read_leaf(leaf, keys)
+            paths = pa.array([path_of[number] for number in rows["observation_id"].to_pylist()], pa.string())
+            value = (pa.repeat("object_id", rows.num_rows), rows["object_id"].cast(pa.string()))
+            yield pa.table([paths, *(rows[name] for name in keys), *value], schema=REJECTED)
+
     @property
     def rejected(self) -> pa.Table:
         """Rows that were not stored, each with file, row and reason."""
-        return read_leaf(self.path / "rejected.parquet")
+        return _by_row(pa.concat_tables([REJECTED.empty_table(), *self.iterate_rejected()]))
 
     @property
     def duplicates(self) -> pa.Table:
         """Rejected rows that were duplicates, with all that their source gave and the pixel of their object."""
-        return read_leaf(self.path / "duplicates.parquet")
+        schema = read_schema(self.path / DUPLICATES / "dataset" / "_common_metadata")
+        return _by_row(pa.concat_tables([schema.empty_table(), *(read_leaf(leaf).cast(schema) for leaf in self._duplicates)]))
+
+    @property
+    def _duplicates(self) -> list[Place]:
+        names = [entry["path"] for entry in self.manifest["files"]]
+        return [self.path / name for name in names if name.startswith(f"{DUPLICATES}/dataset/Norder=")]
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -209,3 +245,7 @@ def remove_renamed(store: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _by_row(rows: pa.Table) -> pa.Table:
+    return rows.take(np.lexsort((flat(rows, "source_row"), flat(rows, "observation_id"))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,12 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from scalable.catalog.collection import Collection
+from scalable.catalog.collection import DUPLICATES, Collection
 from scalable.catalog.grouping import claimed_by_reference, key_of
-from scalable.catalog.ingest_map import CELL_ORDER, REJECTED, FileRecord, RunInfo, Settings, located, positions, write_run
+from scalable.catalog.ingest_map import CELL_ORDER, FileRecord, RunInfo, Settings, located, positions, write_run
 from scalable.catalog.ingest_plan import DENSITY_FILE, Counts, counts_of, cut_sky, row_limit
-from scalable.catalog.ingest_reduce import MEMBERS, Reduced, is_whole, load_result, member_folder, pixel_file, save_result
-from scalable.io.layout import HEALPIX_COLUMN, read_layout
+from scalable.catalog.ingest_reduce import (
+    MEMBERS,
+    Reduced,
+    count_ranks,
+    is_whole,
+    load_result,
+    member_folder,
+    pixel_file,
+    save_result,
+)
+from scalable.io.atomic import link
+from scalable.io.layout import read_layout
 from scalable.io.parquet import known_leaf, read_leaf
 from scalable.io.reader import Source
 from scalable.io.runs import flat, read_arrow, read_json, take_rows, write_arrow, write_json
@@ -76,11 +85,6 @@ def open_base(collection: Collection) -> Base:
     return Base(collection, counts, deep, read_leaf(collection.path / "wide_objects.parquet"), leaves)
 
 
-def parent_of(base: Collection) -> dict[str, Any]:
-    """Return what a version says of the one that it adds to."""
-    return {"version": base.path.name, "run_id": base.manifest["run_id"], "stored": base.accounting["stored"]}
-
-
 def stored_files(base: Collection) -> dict[int, FileRecord]:
     """Return what became of the files that a version holds, by observation id."""
     table, modified = base.observations, base.manifest.get("modified_ns", {})
@@ -118,15 +122,6 @@ def meets(ranges: Ranges, pixel: Pixel) -> bool:
     return at < len(ranges) and int(ranges[at, 0]) < pixel.stop
 
 
-def inside(rows: pa.Table, ranges: Ranges) -> pa.Table:
-    """Return the rows whose object lies in one of some sorted, disjoint ranges of order-29 pixels."""
-    owners = flat(rows, HEALPIX_COLUMN)
-    if len(ranges) == 0:
-        return rows.slice(0, 0)
-    at = np.minimum(np.searchsorted(ranges[:, 1], owners, side="right"), len(ranges) - 1)
-    return rows.filter(pa.array((ranges[at, 0] <= owners) & (owners < ranges[at, 1])))
-
-
 def around_all(pixels: Iterable[Pixel], store: Store) -> Ranges:
     """Return the ranges within three margins of some pixels."""
     pieces = [around_pixel(pixel, radius_arcsec=3 * store.margin_arcsec) for pixel in pixels]
@@ -150,11 +145,12 @@ def pixels_of_ids(part: str, settings: Settings, runs: tuple[RunInfo, ...]) -> s
 
 @dataclass(frozen=True)
 class Reopened:
-    """One leaf of a version as a run, and the rows stored in it by rank of observation."""
+    """One leaf of a version as a run, and the rows stored in it, and dropped beside it, by rank of observation."""
 
     run: RunInfo
     pixel: Pixel
     stored: dict[int, int]
+    dropped: dict[int, int]
 
 
 def reopen_leaf(pixel: Pixel, version: str, settings: Settings, ranks: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Reopened:
@@ -176,12 +172,14 @@ def reopen_leaf(pixel: Pixel, version: str, settings: Settings, ranks: tuple[NDA
     done = folder / f"{name}.json"
     if done.exists():
         value = read_json(done)
-        return Reopened(RunInfo(**value["run"]), pixel, {int(rank): rows for rank, rows in value["stored"].items()})
+        stored, dropped = ({int(rank): rows for rank, rows in value[key].items()} for key in ("stored", "dropped"))
+        return Reopened(RunInfo(**value["run"]), pixel, stored, dropped)
     path = Path(version) / "detections" / "detections" / pixel.hats_path
     leaf = read_leaf(path)
-    dropped = inside(read_leaf(Path(version) / "duplicates.parquet"), np.array([[pixel.start, pixel.stop]]))
     leaf_rows, names = leaf.num_rows, ("object_id", "observation_id", "source_row", *settings.schema.names)
-    leaf = pa.table({name: pa.chunked_array([*leaf[name].chunks, *dropped[name].chunks]) for name in names})
+    beside = Path(version) / DUPLICATES / pixel.hats_path
+    parts = [leaf, read_leaf(beside)] if beside.exists() else [leaf]
+    leaf = pa.table({name: pa.chunked_array([chunk for part in parts for chunk in part[name].chunks]) for name in names})
     # The columns of a leaf carry the units of the survey, as the blocks of a file do.
     own = pa.table([leaf[name] for name in settings.schema.names], schema=settings.schema.to_arrow())
     ra, dec = positions(own, settings.survey, Source(str(path)))
@@ -191,12 +189,11 @@ def reopen_leaf(pixel: Pixel, version: str, settings: Settings, ranks: tuple[NDA
     rows = located(own, ra, dec, rank, flat(leaf, "object_id") if by == "id" else key_of(observations, numbers), numbers)
     if by == "reference":
         rows = claimed_by_reference(rows, settings.survey.grouping, Path(settings.work))
-    rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
+    rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")), nulls=False)
     run = write_run(folder, name, rows, settings)
-    values, counts = np.unique(rank[:leaf_rows], return_counts=True)
-    stored = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-    write_json(done, {"run": asdict(run), "stored": {str(value): count for value, count in stored.items()}})
-    return Reopened(run, pixel, stored)
+    found = Reopened(run, pixel, count_ranks(rank[:leaf_rows]), count_ranks(rank[leaf_rows:]))
+    write_json(done, {"run": asdict(run), "stored": found.stored, "dropped": found.dropped})
+    return found
 
 
 Known = dict[str, tuple[int, str]]
@@ -205,7 +202,7 @@ Known = dict[str, tuple[int, str]]
 
 def known_leaves(collection: Collection) -> dict[Pixel, Known]:
     """Return what the manifest of a version says about the leaves of each pixel."""
-    members = {member_folder(Path(), member).as_posix(): member for member in MEMBERS}
+    members = {member_folder(Path(), member).as_posix(): member for member in (*MEMBERS, DUPLICATES)}
     found: dict[Pixel, Known] = {}
     for entry in collection.manifest["files"]:
         folder, _, path = entry["path"].partition("/dataset/Norder=")
@@ -225,24 +222,22 @@ def _carry(pixel: Pixel, known: Known, version: Path, settings: Settings) -> Red
     done = pixel_file(work, pixel, "json")
     if done.exists() and is_whole(result := load_result(done), work / "version"):
         return result
-    leaves: dict[str, Any] = dict.fromkeys(MEMBERS)
+    leaves: dict[str, Any] = dict.fromkeys((*MEMBERS, DUPLICATES))
     nulls: dict[str, int] = {}
     for member, (size_bytes, sha256) in known.items():
         old, new = (member_folder(folder, member) / pixel.hats_path for folder in (version, work / "version"))
-        new.parent.mkdir(parents=True, exist_ok=True)
         new.unlink(missing_ok=True)
-        os.link(old, new)
+        link(old, new)
         leaves[member], counts = known_leaf(member_folder(version, member), pixel.hats_path, size_bytes=size_bytes, sha256=sha256)
         if member == "detections":
             nulls = {name: counts[name] for name in settings.schema.names if counts[name]}
     ids = np.sort(flat(read_leaf(member_folder(version, "objects") / pixel.hats_path, ["object_id"]), "object_id"))
     write_arrow(pa.table({"object_id": ids}), pixel_file(work, pixel, "ids.arrow"))
-    write_arrow(REJECTED.empty_table(), pixel_file(work, pixel, "rejected.arrow"))
     matched = (0, 0)
     if settings.survey.grouping.by == "reference":
         objects = read_leaf(member_folder(version, "objects") / pixel.hats_path, ["object_id", "detection_count"])
         claimed = flat(objects, "object_id") >= 0
         matched = (int(claimed.sum()), int(flat(objects, "detection_count")[claimed].sum()))
-    result = Reduced(pixel, **leaves, stored={}, duplicates={}, nulls=nulls, matched=matched)
+    result = Reduced(pixel, **leaves, stored={}, dropped={}, nulls=nulls, matched=matched)
     save_result(done, result)
     return result

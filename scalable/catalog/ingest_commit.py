@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import heapq
 import io
+import itertools
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalable.catalog.collection import Collection, commit
+from scalable.catalog.collection import DUPLICATES, REJECTED, REJECTED_FILE, Collection, commit
 from scalable.catalog.grouping import REFERENCE
 from scalable.catalog.ingest_map import FileRecord, MapRecord, Settings
 from scalable.catalog.ingest_plan import DENSITY_FILE
@@ -34,10 +35,11 @@ from scalable.catalog.ingest_reduce import (
 )
 from scalable.cluster import run_tasks
 from scalable.errors import AccountingError, StoreError
-from scalable.io.atomic import write_text
+from scalable.io.atomic import link, write_text
 from scalable.io.layout import META_KEY, finish_catalog, finish_collection, finish_index
-from scalable.io.parquet import Leaf, write_leaf
-from scalable.io.runs import read_arrow, write_json
+from scalable.io.parquet import Leaf, read_groups, write_common_metadata, write_leaf, write_stream
+from scalable.io.runs import flat, read_arrow, write_json
+from scalable.kernels.partition import boundaries
 from scalable.schema import Schema
 from scalable.sky.pixel import Pixel
 
@@ -84,21 +86,17 @@ class Carried:
 
     Attributes
     ----------
-    parent : dict
-        The one it adds to: version, run id, and rows stored.
+    parent : Collection
+        The one it adds to.
     files : dict
-        What became of its files, by observation id.
+        What became of its files, by observation id; the duplicates that were judged anew count no more.
     stored : dict
         Rows by rank of observation in the leaves that were linked.
-    rejected, duplicates : Table
-        Its rejected rows, and those of them that were duplicates, without those that were judged anew.
     """
 
-    parent: dict[str, Any]
+    parent: Collection
     files: dict[int, FileRecord]
-    stored: dict[int, int]
-    rejected: pa.Table
-    duplicates: pa.Table
+    stored: Mapping[int, int]
 
 
 def commit_version(
@@ -123,50 +121,45 @@ def commit_version(
     files = carried.files if carried else {}
     files = files | {entry.observation_id: entry for record in records for entry in record.files}
     kept = [result for result in reduced if result.objects and result.detections]
-    rejected = gather_rejected(
-        [run.work / "map" / f"{part.name}.rejected.arrow" for record in records for part in record.runs]
-        + [pixel_file(run.work, result.pixel, "rejected.arrow") for result in kept],
-        [carried.rejected] if carried else [],
-    )
-    stored, duplicates, nulls = Counter[int](carried.stored if carried else {}), Counter[int](), Counter[str]()
+    names = [part.name for record in records for part in record.runs]
+    rejected = write_rejected(run, names, carried.parent if carried else None)
+    stored, dropped, nulls = Counter[int](carried.stored if carried else {}), Counter[int](), Counter[str]()
     for result in reduced:
         stored.update(result.stored)
-        duplicates.update(result.duplicates)
+        dropped.update(result.dropped)
         nulls.update(result.nulls)
-    books = balance(run, files, stored, duplicates, rejected.num_rows)
-    digests = {(member_folder(Path(), name) / leaf.path).as_posix(): leaf for name in MEMBERS for leaf in _leaves(kept, name)}
+    books = balance(run, files, stored, dropped, rejected.rows + sum(leaf.rows for leaf in _leaves(kept, DUPLICATES)))
+    members = (*MEMBERS, DUPLICATES)
+    digests = {(member_folder(Path(), name) / leaf.path).as_posix(): leaf for name in members for leaf in _leaves(kept, name)}
+    digests[rejected.path] = rejected
     progress("commit", 1, COMMIT_STEPS, 0)
     _finish_catalogs(run, kept)
-    again = [carried.duplicates] if carried else []
-    again += [read_arrow(pixel_file(run.work, result.pixel, "duplicates.arrow")) for result in kept if result.duplicates]
-    schema = duplicates_schema(run.settings.schema).to_arrow()
-    dropped = by_row(pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in again)]))
-    for name, table in (("wide_objects.parquet", wide), ("duplicates.parquet", dropped), (DENSITY_FILE, density)):
+    duplicates = run.version / DUPLICATES / "dataset" / "_common_metadata"
+    write_common_metadata(duplicates_schema(run.settings.schema).to_arrow(), duplicates)
+    for name, table in (("wide_objects.parquet", wide), (DENSITY_FILE, density)):
         digests[name] = write_leaf(table, run.version, name)
     accounting = total(files, books) | {"objects": sum(leaf.rows for leaf in _leaves(kept, "objects"))}
     accounting |= _reference_total(run, kept, accounting["stored"])
     more = {"margin_arcsec": run.settings.survey.store.margin_arcsec, "wide_objects": wide.num_rows}
     more |= {"accounting": accounting, "nulls": dict(nulls)}
-    more |= {"reference_sha256": list(reference), "parent": carried.parent if carried else None}
-    return publish_version(run, files, books, rejected, digests, more, progress)
+    more |= {"reference_sha256": list(reference), "parent": parent_of(carried.parent) if carried else None}
+    return publish_version(run, files, books, digests, more, progress)
 
 
 def publish_version(
     run: Run,
     files: Mapping[int, FileRecord],
     books: Mapping[int, tuple[int, int]],
-    rejected: pa.Table,
     digests: dict[str, Leaf],
     more: Mapping[str, Any],
     progress: Progress,
 ) -> Collection:
-    """Write observations, rejected rows, the files set aside and the manifest with ``more`` in it; then publish the version.
+    """Write observations, the files set aside and the manifest with ``more`` in it; then publish the version.
 
     ``digests`` are the leaves written so far, by path below the version.
     """
     progress("commit", 2, COMMIT_STEPS, 0)
-    for name, table in (("observations", _observations(run, files, books)), ("rejected", rejected)):
-        digests[f"{name}.parquet"] = write_leaf(table, run.version, f"{name}.parquet")
+    digests["observations.parquet"] = write_leaf(_observations(run, files, books), run.version, "observations.parquet")
     _write_quarantine(run.version / "quarantine.csv", files)
     survey = run.settings.survey
     write_text(run.version / "survey.json", json.dumps(survey.model_dump(mode="json", by_alias=True), indent=1) + "\n")
@@ -190,11 +183,11 @@ def publish_version(
 
 
 def balance(
-    run: Run, files: Mapping[int, FileRecord], stored: Mapping[int, int], duplicates: Mapping[int, int], listed: int
+    run: Run, files: Mapping[int, FileRecord], stored: Mapping[int, int], dropped: Mapping[int, int], listed: int
 ) -> dict[int, tuple[int, int]]:
     """Return rows stored and rejected by observation id, once every row read is one or the other.
 
-    ``stored`` and ``duplicates`` are counts by rank of the observation; duplicates are rejected beside what a file's record says.
+    ``stored`` and ``dropped`` are counts by rank of the observation; the dropped are rejected beside what a file's record says.
 
     Raises
     ------
@@ -204,7 +197,7 @@ def balance(
     books = {}
     for observation_id, rank in zip(run.observations["observation_id"].to_pylist(), run.ranks.tolist(), strict=True):
         entry = files[observation_id]
-        kept, lost = stored.get(rank, 0), entry.rejected + duplicates.get(rank, 0)
+        kept, lost = stored.get(rank, 0), entry.rejected + dropped.get(rank, 0)
         if entry.rows != kept + lost:
             raise AccountingError(
                 f"{entry.path}: {entry.rows} rows read, {kept} stored and {lost} rejected do not balance; "
@@ -243,14 +236,27 @@ def _leaves(kept: Sequence[Reduced], member: str) -> list[Leaf]:
     return [leaf for leaf in (getattr(result, member) for result in kept) if leaf]
 
 
-def gather_rejected(paths: Sequence[Path], tables: Sequence[pa.Table] = ()) -> pa.Table:
-    """Return the rejected rows of all tasks, and those of ``tables``, by observation and row."""
-    return by_row(pa.concat_tables([*tables, *map(read_arrow, paths)]))
+def write_rejected(run: Run, names: Sequence[str], before: Collection | None) -> Leaf:
+    """Write the rows that map tasks rejected, by observation and row, with those of the version that is added to.
+
+    ``names`` are those of the tasks' files, in the order of observations; one of them is in memory at a time.
+    """
+    new = (read_arrow(run.work / "map" / f"{name}.rejected.arrow") for name in names)
+    old = read_groups(before.path / REJECTED_FILE) if before else ()
+    merged = heapq.merge(_by_observation(new), _by_observation(old), key=lambda entry: entry[0])
+    return write_stream((rows for _, rows in merged), REJECTED, run.version, REJECTED_FILE)
 
 
-def by_row(rows: pa.Table) -> pa.Table:
-    """Return rows by observation and row."""
-    return rows.take(np.lexsort((rows["source_row"].to_numpy(), rows["observation_id"].to_numpy())))
+def _by_observation(tables: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    for table in tables:
+        ids = flat(table, "observation_id")
+        edges = boundaries(ids).tolist()
+        yield from ((int(ids[a]), table.slice(a, b - a)) for a, b in itertools.pairwise(edges))
+
+
+def parent_of(before: Collection) -> dict[str, Any]:
+    """Return what a version says of the one that it adds to."""
+    return {"version": before.path.name, "run_id": before.manifest["run_id"], "stored": before.accounting["stored"]}
 
 
 def _finish_catalogs(run: Run, kept: Sequence[Reduced]) -> None:
@@ -286,8 +292,7 @@ def _write_indexes(run: Run, pixels: tuple[Pixel, ...]) -> None:
         for part in parts:
             path = collection / index / part.path
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.link(run.version / "objects" / "objects_id" / part.path, path)
+                link(run.version / "objects" / "objects_id" / part.path, path)
         name = f"{run.settings.survey.name}_{member}"
         finish_index(collection / index, parts, schema=INDEX.to_arrow(), name=name, primary=member, date=run.date)
         margin = f"{member}_margin" if (collection / f"{member}_margin").exists() else ""

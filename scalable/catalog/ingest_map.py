@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scalable.catalog.collection import REJECTED
 from scalable.catalog.grouping import claimed_by_reference, row_keys
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
@@ -35,18 +36,6 @@ RUN_BYTES = 192 << 20
 
 WORK_COLUMNS = ("_healpix_29", f"{WORK_PREFIX}ra", f"{WORK_PREFIX}dec", f"{WORK_PREFIX}observation", "object_id", "source_row")
 """What a run holds beside the stored columns: pixel and position [deg] of the detection, rank of its observation, id, row."""
-
-REJECTED = pa.schema(
-    [
-        ("path", pa.string()),
-        ("observation_id", pa.int64()),
-        ("source_row", pa.int64()),
-        ("object_id", pa.int64()),
-        ("reason", pa.string()),
-        ("column", pa.string()),
-        ("value", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -199,7 +188,7 @@ class _Runs:
         folder, name = Path(self._settings.work) / "map", f"{self._name}.{len(self._written)}"
         rows = pa.concat_tables(self._rows) if self._rows else _empty(self._settings.schema)
         self._rows = []
-        rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")))
+        rows = take_rows(rows, np.argsort(flat(rows, "_healpix_29")), nulls=False)
         self._written.append(write_run(folder, name, rows, self._settings))
         write_arrow(pa.concat_tables([REJECTED.empty_table(), *self._rejected]), folder / f"{name}.rejected.arrow")
         self._rejected = []

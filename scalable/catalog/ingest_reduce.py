@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scalable.catalog.collection import DUPLICATES, REASON
 from scalable.catalog.grouping import APART, with_object_ids
-from scalable.catalog.ingest_map import REJECTED, RunInfo, Settings, rejection
+from scalable.catalog.ingest_map import RunInfo, Settings
 from scalable.io.layout import HEALPIX_COLUMN
 from scalable.io.parquet import Leaf, write_leaf
-from scalable.io.reader import Source
 from scalable.io.runs import flat, ranges_of, read_arrow, read_json, take_rows, write_arrow, write_json
 from scalable.kernels.order import canonical_order
 from scalable.kernels.partition import (
@@ -57,7 +57,7 @@ class Reduced:
     """What one pixel gave: its leaves (none if no object lies in it), rows stored and rejected by observation rank.
 
     The margin leaves hold the objects of other pixels that lie within the margin of this one's border, with their detections.
-    ``matched`` counts the reference objects and their rows.
+    ``dropped`` are the rows in ``duplicates``; ``matched`` counts the reference objects and their rows.
     """
 
     pixel: Pixel
@@ -65,8 +65,9 @@ class Reduced:
     detections: Leaf | None
     objects_margin: Leaf | None
     detections_margin: Leaf | None
+    duplicates: Leaf | None
     stored: dict[int, int]
-    duplicates: dict[int, int]
+    dropped: dict[int, int]
     nulls: dict[str, int]
     matched: tuple[int, int] = (0, 0)
 
@@ -88,10 +89,11 @@ def detections_schema(source: Schema) -> Schema:
 
 
 def duplicates_schema(source: Schema) -> Schema:
-    """Return the columns of rows that were rejected as duplicates: which they are, then everything the source gave."""
+    """Return the columns of rows that were rejected as duplicates: which they are and why, then everything the source gave."""
     keys = (HEALPIX_COLUMN, "object_id", "observation_id", "source_row")
     stored = detections_schema(source)
-    return Schema(tuple(stored[name] for name in (*keys, *source.names)))
+    reason = Column(REASON, pa.string(), description="Why the row was rejected")
+    return Schema((*(stored[name] for name in keys), reason, *(stored[name] for name in source.names)))
 
 
 def objects_schema(bands: Sequence[str]) -> Schema:
@@ -205,17 +207,17 @@ def _reduce_pixel(pixel: Pixel, plan: Plan) -> Reduced:
     rows = with_object_ids(gather(pixel, plan), grouping)
     objects = group(rows, flat(rows, "object_id"), nearest=grouping.by != "id")
     mine = np.flatnonzero((objects.owners >= pixel.start) & (objects.owners < pixel.stop))
-    result = Reduced(pixel, None, None, None, None, {}, {}, {})
+    result = Reduced(pixel, None, None, None, None, None, {}, {}, {})
     if len(mine):
         # Canonical order along the sky: pixel of the object, then its id.
         mine = _along_the_sky(objects, mine)
         result = _write_pixel(pixel, plan, rows, objects, mine)
         ids = np.sort(objects.ids[mine])
-        dropped = np.isin(flat(rows, "object_id")[objects.duplicates], ids)
-        duplicates = take_rows(rows, objects.duplicates[dropped])
-        _write_rejected(duplicates, plan, pixel_file(work, pixel, "rejected.arrow"))
-        write_arrow(_as_stored(duplicates, plan, objects), pixel_file(work, pixel, "duplicates.arrow"))
-        result = replace(result, duplicates=_count(flat(duplicates, "_work_observation")))
+        dropped = objects.duplicates[np.isin(flat(rows, "object_id")[objects.duplicates], ids)]
+        if len(dropped):
+            duplicates = take_rows(rows, dropped)
+            leaf = write_leaf(_as_stored(duplicates, plan, objects), member_folder(work / "version", DUPLICATES), pixel.hats_path)
+            result = replace(result, duplicates=leaf, dropped=count_ranks(flat(duplicates, "_work_observation")))
         if grouping.by == "reference":
             matched = mine[objects.ids[mine] >= 0]
             result = replace(result, matched=(len(matched), int(np.diff(objects.offsets)[matched].sum())))
@@ -230,13 +232,13 @@ def pixel_file(work: Path, pixel: Pixel, kind: str) -> Path:
 
 
 def member_folder(version: Path, member: str) -> Path:
-    """Return the folder of a member's catalogue in a version."""
-    return version / member.split("_")[0] / member
+    """Return the folder of a member's catalogue, or of the duplicates, in a version."""
+    return version / member if member == DUPLICATES else version / member.split("_")[0] / member
 
 
 def is_whole(result: Reduced, version: Path) -> bool:
     """Return whether the leaves of a finished pixel are still there: a killed clean-up may have taken them."""
-    leaves = [(name, getattr(result, name)) for name in MEMBERS]
+    leaves = [(name, getattr(result, name)) for name in (*MEMBERS, DUPLICATES)]
     paths = [(member_folder(version, name) / leaf.path, leaf.size_bytes) for name, leaf in leaves if leaf]
     return all(path.exists() and path.stat().st_size == size for path, size in paths)
 
@@ -341,7 +343,7 @@ def _write_pixel(pixel: Pixel, plan: Plan, rows: pa.Table, objects: Objects, min
     own = _write_members(pixel, plan, tables, "")
     margin = _write_members(pixel, plan, _tables(plan, rows, objects, _along_the_sky(objects, other[near])), "_margin")
     nulls = {name: tables[1][name].null_count for name in plan.settings.schema.names if tables[1][name].null_count}
-    return Reduced(pixel, *own, *margin, _count(flat(rows, "_work_observation")[_rows_of(objects, mine)]), {}, nulls)
+    return Reduced(pixel, *own, *margin, None, count_ranks(flat(rows, "_work_observation")[_rows_of(objects, mine)]), {}, nulls)
 
 
 def _write_members(pixel: Pixel, plan: Plan, tables: tuple[pa.Table, pa.Table], suffix: str) -> tuple[Leaf | None, Leaf | None]:
@@ -402,31 +404,19 @@ def _objects_table(
     return pa.table([columns[name] for name in schema.names], schema=schema.to_arrow())
 
 
-def _write_rejected(duplicates: pa.Table, plan: Plan, path: Path) -> None:
-    tables = [REJECTED.empty_table()]
-    ranks = flat(duplicates, "_work_observation")
-    for rank in np.unique(ranks):
-        rows = duplicates.filter(pa.array(ranks == rank))
-        n = rows.num_rows
-        file, observation = (plan.observations[name][int(rank)].as_py() for name in ("path", "observation_id"))
-        source = Source("", name=file, observation_id=observation)
-        ids, numbers = rows["object_id"].to_numpy(), rows["source_row"].to_numpy()
-        kept = "first row" if plan.settings.survey.grouping.by == "id" else "row nearest to the object"
-        reason = [f"duplicate (object, observation): the {kept} is kept"] * n
-        tables.append(rejection(source, numbers, ids, reason, ["object_id"] * n, map(str, ids.tolist())))
-    write_arrow(pa.concat_tables(tables), path)
-
-
 def _as_stored(duplicates: pa.Table, plan: Plan, objects: Objects) -> pa.Table:
     """Return rejected rows with all that their source gave and the pixel of their object."""
     owners = objects.owners[np.searchsorted(objects.ids, flat(duplicates, "object_id"))]
     observed = plan.observations["observation_id"].take(pa.array(flat(duplicates, "_work_observation")))
-    keys = {HEALPIX_COLUMN: owners, "object_id": duplicates["object_id"], "observation_id": observed}
-    columns = keys | {name: duplicates[name] for name in ("source_row", *plan.settings.schema.names)}
-    return pa.table(list(columns.values()), schema=duplicates_schema(plan.settings.schema).to_arrow())
+    kept = "first row" if plan.settings.survey.grouping.by == "id" else "row nearest to the object"
+    reason = pa.repeat(f"duplicate (object, observation): the {kept} is kept", duplicates.num_rows)
+    columns = [owners, duplicates["object_id"], observed, duplicates["source_row"], reason]
+    columns += [duplicates[name] for name in plan.settings.schema.names]
+    return pa.table(columns, schema=duplicates_schema(plan.settings.schema).to_arrow())
 
 
-def _count(ranks: NDArray[np.int32]) -> dict[int, int]:
+def count_ranks(ranks: NDArray[np.int32]) -> dict[int, int]:
+    """Return how many rows there are of each observation, by its rank."""
     values, counts = np.unique(ranks, return_counts=True)
     return {int(rank): int(n) for rank, n in zip(values, counts, strict=True)}
 
@@ -456,15 +446,15 @@ def write_index_part(bounds: tuple[int, int, int], settings: Settings, pixels: t
 
 def save_result(path: Path, result: Reduced) -> None:
     """Write down what a finished pixel gave; written last."""
-    counts = {"stored": result.stored, "duplicates": result.duplicates, "nulls": result.nulls, "matched": result.matched}
-    leaves = {name: leaf and leaf.to_json() for name in MEMBERS for leaf in (getattr(result, name),)}
+    counts = {"stored": result.stored, "dropped": result.dropped, "nulls": result.nulls, "matched": result.matched}
+    leaves = {name: leaf and leaf.to_json() for name in (*MEMBERS, DUPLICATES) for leaf in (getattr(result, name),)}
     write_json(path, {"pixel": [result.pixel.order, result.pixel.index], **leaves, **counts})
 
 
 def load_result(path: Path) -> Reduced:
     """Read back what a finished pixel gave."""
     value = read_json(path)
-    stored, duplicates = ({int(rank): n for rank, n in value[key].items()} for key in ("stored", "duplicates"))
-    leaves: dict[str, Any] = {name: value[name] and Leaf.from_json(value[name]) for name in MEMBERS}
+    stored, dropped = ({int(rank): n for rank, n in value[key].items()} for key in ("stored", "dropped"))
+    leaves: dict[str, Any] = {name: value[name] and Leaf.from_json(value[name]) for name in (*MEMBERS, DUPLICATES)}
     matched = (int(value["matched"][0]), int(value["matched"][1]))
-    return Reduced(Pixel(*value["pixel"]), **leaves, stored=stored, duplicates=duplicates, nulls=value["nulls"], matched=matched)
+    return Reduced(Pixel(*value["pixel"]), **leaves, stored=stored, dropped=dropped, nulls=value["nulls"], matched=matched)

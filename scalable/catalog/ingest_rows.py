@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from scalable.catalog.collection import Collection
-from scalable.catalog.ingest_base import parent_of, stored_files
-from scalable.catalog.ingest_commit import COMMIT_STEPS, Progress, Run, balance, gather_rejected, publish_version, total
-from scalable.catalog.ingest_map import REJECTED, Batch, FileRecord, Settings, TaskRecord, rejection, scan_file, set_aside
+from scalable.catalog.collection import REJECTED, Collection
+from scalable.catalog.ingest_base import stored_files
+from scalable.catalog.ingest_commit import (
+    COMMIT_STEPS,
+    Progress,
+    Run,
+    balance,
+    parent_of,
+    publish_version,
+    total,
+    write_rejected,
+)
+from scalable.catalog.ingest_map import Batch, FileRecord, Settings, TaskRecord, rejection, scan_file, set_aside
 from scalable.cluster import run_tasks
 from scalable.errors import ScalableError
+from scalable.io.atomic import link
 from scalable.io.blocks import finish_blocks
 from scalable.io.layout import META_KEY
-from scalable.io.parquet import Leaf, known_leaf, write_leaf
+from scalable.io.parquet import Leaf, cut_blocks, known_leaf, write_leaf
 from scalable.io.reader import Source
 from scalable.io.runs import read_json, write_arrow, write_json
 from scalable.schema import Column, Schema
@@ -88,23 +97,6 @@ def block_rows(settings: Settings) -> int:
     return max(1, int(settings.survey.store.leaf_mb * 1e6 / rows_schema(settings.schema).row_bytes))
 
 
-def cut_blocks(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield the same rows in tables of exactly ``rows``, the last one excepted; nothing where there is no row."""
-    waiting: list[pa.Table] = []
-    count = 0
-    for table in tables:
-        waiting.append(table)
-        count += table.num_rows
-        if count >= rows:
-            whole = pa.concat_tables(waiting)
-            del table, waiting
-            for start in range(0, count - count % rows, rows):
-                yield whole.slice(start, rows)
-            waiting, count = [whole.slice(count - count % rows)], count % rows
-    if count:
-        yield pa.concat_tables(waiting)
-
-
 def link_rows(before: Collection, run: Run) -> RowsRecord:
     """Link the blocks of a version into the new one; returns the record of a task that would have written them."""
     files = stored_files(before)
@@ -125,9 +117,8 @@ def link_blocks(entries: Sequence[dict[str, Any]], before: str, version: str) ->
     found = []
     for entry in entries:
         new = Path(version) / entry["path"]
-        new.parent.mkdir(parents=True, exist_ok=True)
         new.unlink(missing_ok=True)
-        os.link(Path(before) / entry["path"], new)
+        link(Path(before) / entry["path"], new)
         name = entry["path"].removeprefix("rows/")
         found.append(known_leaf(new.parent, name, size_bytes=entry["bytes"], sha256=entry["sha256"]))
     return found
@@ -154,14 +145,13 @@ def commit_rows(run: Run, records: Sequence[RowsRecord], *, progress: Progress, 
     """
     progress("commit", 0, COMMIT_STEPS, 0)
     survey = run.settings.survey
-    paths = [run.work / "map" / f"{record.name}.rejected.arrow" for record in records]
-    rejected = gather_rejected(paths, [before.rejected] if before else [])
+    rejected = write_rejected(run, [record.name for record in records], before)
     records = [*([link_rows(before, run)] if before else []), *records]
     files = {entry.observation_id: entry for record in records for entry in record.files}
     of_file = {observation: blocks for record in records for observation, blocks in record.blocks.items()}
     ids = run.observations["observation_id"].to_pylist()
     stored = {rank: sum(b.rows for b in of_file[i]) for i, rank in zip(ids, run.ranks.tolist(), strict=True)}
-    books = balance(run, files, stored, {}, rejected.num_rows)
+    books = balance(run, files, stored, {}, rejected.rows)
     blocks = [block for observation in ids for block in of_file[observation]]
     meta = {META_KEY: json.dumps({"bands": list(survey.bands), "survey": survey.name}).encode()}
     schema = rows_schema(run.settings.schema).to_arrow().with_metadata(meta)
@@ -170,7 +160,8 @@ def commit_rows(run: Run, records: Sequence[RowsRecord], *, progress: Progress, 
     for record in records:
         nulls.update(record.nulls)
     more = {"accounting": total(files, books), "nulls": dict(nulls), "parent": parent_of(before) if before else None}
-    return publish_version(run, files, books, rejected, {f"rows/{block.path}": block for block in blocks}, more, progress)
+    digests = {f"rows/{block.path}": block for block in blocks} | {rejected.path: rejected}
+    return publish_version(run, files, books, digests, more, progress)
 
 
 def _stored_rows(source: Source, settings: Settings, entry: FileRecord, rejected: list[pa.Table]) -> Iterator[pa.Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,14 +13,13 @@ from numpy.typing import NDArray
 
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.history import recorded
-from scalable.catalog.light_curves import floats, nullable
+from scalable.catalog.light_curves import nullable
+from scalable.catalog.near import Near, Side, Tiling, inside, leaves_around, ranges_around, side_of
 from scalable.catalog.steps import Chain
-from scalable.errors import ColumnError, StoreError, nearest
+from scalable.errors import ColumnError, nearest
 from scalable.io.layout import HEALPIX_COLUMN, LeafInfo
 from scalable.kernels.match import match_mutual, match_nearest
-from scalable.kernels.partition import unit_vectors
 from scalable.schema import Column, Schema
-from scalable.sky.healpix import around_pixel, ring_order, with_ring
 from scalable.sky.pixel import Pixel
 
 Int = NDArray[np.int64]
@@ -35,58 +35,6 @@ class MatchLeaf(LeafInfo):
 
     left: tuple[LeafInfo, ...]
     right: tuple[LeafInfo, ...]
-
-
-@dataclass(frozen=True)
-class Near:
-    """Rows of one side in and around a pixel, along the sky: where they stand, and in which leaf and row they are found."""
-
-    pixel: Int
-    vectors: NDArray[np.float64]
-    leaf: Int
-    row: Int
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two catalogues: how its rows are loaded, its fields, and the names of its position."""
-
-    chain: Chain
-    fields: tuple[pa.Field, ...]
-    position: tuple[str, str]
-
-    @property
-    def sky(self) -> tuple[str, str, str]:
-        """The columns that say where a row is."""
-        return (HEALPIX_COLUMN, *self.position)
-
-    def near(self, leaves: Sequence[LeafInfo], ranges: Int) -> Near:
-        """Load the positions of the rows that lie in some order-29 ranges."""
-        pixels, vectors, numbers, rows = [], [np.zeros((0, 3))], [], []
-        for number, leaf in enumerate(leaves):
-            table = self.chain.load(leaf, self.sky)
-            pixel = table[HEALPIX_COLUMN].to_numpy()
-            inside = np.flatnonzero(pixel < np.append(ranges[:, 1], 0)[np.searchsorted(ranges[:, 0], pixel, side="right") - 1])
-            ra, dec = (floats(table, name)[inside] for name in self.position)
-            pixels.append(pixel[inside])
-            vectors.append(unit_vectors(ra, dec))
-            numbers.append(np.full(len(inside), number))
-            rows.append(inside)
-        flat = [np.concatenate([np.zeros(0, dtype=np.int64), *arrays]) for arrays in (pixels, numbers, rows)]
-        return Near(flat[0], np.concatenate(vectors), flat[1], flat[2])
-
-    def take(self, leaves: Sequence[LeafInfo], near: Near, wanted: Int, columns: Sequence[str]) -> pa.Table:
-        """Return columns of the ``wanted`` rows of ``near``, nulls for -1; leaves of which no row is wanted are not read."""
-        fields = pa.schema([field for field in self.fields if field.name in columns])
-        tables, place, filled = [fields.empty_table()], np.full(len(wanted), -1, dtype=np.int64), 0
-        there = np.flatnonzero(wanted >= 0)
-        leaf, row = near.leaf[wanted[there]], near.row[wanted[there]]
-        for number in np.unique(leaf) if columns else ():
-            mine = leaf == number
-            tables.append(self.chain.load(leaves[number], fields.names).take(row[mine]).cast(fields))
-            place[there[mine]] = np.arange(filled, filled + mine.sum())
-            filled += tables[-1].num_rows
-        return pa.concat_tables(tables).combine_chunks().take(pa.array(place, mask=place < 0))
 
 
 @dataclass(frozen=True)
@@ -113,29 +61,27 @@ class MatchLoader:
         """What is pending on the left, and the match."""
         return (*self.left.chain.pending, self)
 
-    def around(self, pixel: Pixel) -> Int:
-        """Return order-29 ranges that hold all that the rows of a pixel depend on: a radius around it, two where two-sided.
+    @property
+    def reach_arcsec(self) -> float:
+        """How far from a pixel the rows lie that its own depend on: a radius, two where two-sided.
 
         A partner may have a nearer partner of its own, which is at most a radius further away.
         """
-        reach = min(HALF_TURN_ARCSEC, self.radius_arcsec * (2 if self.two_sided else 1))
-        # A ring of cells a sixteenth of the pixel wide is quick to find and adds little.
-        if pixel.order + 4 <= ring_order(reach):
-            return with_ring(pixel, pixel.order + 4)
-        return around_pixel(pixel, radius_arcsec=reach)
+        return min(HALF_TURN_ARCSEC, self.radius_arcsec * (2 if self.two_sided else 1))
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         """Match, and put the columns of both sides side by side, along the sky."""
         if not isinstance(leaf, MatchLeaf):
             raise TypeError("a crossmatch loads its own leaves")
-        ranges = self.around(leaf.pixel)
-        left, right = self.left.near(leaf.left, ranges), self.right.near(leaf.right, ranges)
+        ranges = ranges_around(leaf.pixel, self.reach_arcsec)
+        lefts, rights = (Tiling(leaves).within(ranges) for leaves in (leaf.left, leaf.right))
+        left, right = self.left.near(lefts, ranges), self.right.near(rights, ranges)
         left_row, right_row, apart = self._rows(leaf.pixel, left, right)
         mine = [field.name for field in self.left.fields if field.name in columns]
         others = [field.name for field in self.right.fields if field.name + self.suffix in columns]
         more = self.right.sky if self.how == "outer" else ()
-        first = self.left.take(leaf.left, left, left_row, mine)
-        second = self.right.take(leaf.right, right, right_row, [*others, *more])
+        first = self.left.take(lefts, left, left_row, mine)
+        second = self.right.take(rights, right, right_row, [*others, *more])
         table = {name: first[name] for name in mine}
         for name, other in zip(self.left.sky, more, strict=False):
             if name in table:
@@ -150,12 +96,12 @@ class MatchLoader:
             left_row, right_row, apart = match_mutual(left.vectors, right.vectors, self.radius_arcsec)
         else:
             left_row, right_row, apart = match_nearest(left.vectors, right.vectors, self.radius_arcsec, self.k)
-        own = _inside(left.pixel[left_row], pixel)
+        own = inside(left.pixel[left_row], pixel)
         lone_left = lone_right = np.zeros(0, dtype=np.int64)
         if self.how != "inner":
-            lone_left = np.setdiff1d(np.flatnonzero(_inside(left.pixel, pixel)), left_row)
+            lone_left = np.setdiff1d(np.flatnonzero(inside(left.pixel, pixel)), left_row)
         if self.how == "outer":
-            lone_right = np.setdiff1d(np.flatnonzero(_inside(right.pixel, pixel)), right_row)
+            lone_right = np.setdiff1d(np.flatnonzero(inside(right.pixel, pixel)), right_row)
         lefts = np.concatenate([left_row[own], lone_left, np.full(len(lone_right), -1)])
         rights = np.concatenate([right_row[own], np.full(len(lone_left), -1), lone_right])
         apart = np.concatenate([apart[own], np.full(len(lone_left) + len(lone_right), np.nan)])
@@ -182,8 +128,8 @@ def crossmatch(
 ) -> Catalog:
     """Return pairs of rows of two catalogues that lie near each other on the sky; nothing is computed.
 
-    The tilings of the two may differ. Rows near a border are matched with those of neighbouring leaves, whatever the radius:
-    positions of these are read, not margins, which hold nothing beyond their threshold and nothing where a tiling has a hole.
+    The tilings of the two may differ. Rows near a border are matched with those of neighbouring leaves, whatever the radius: from
+    the margin where there is one that reaches far enough and the tilings fit, else from positions in those leaves.
 
     Parameters
     ----------
@@ -219,7 +165,7 @@ def crossmatch(
         raise ValueError(f"k: {k}; at least 1, and with one_to_one exactly 1")
     if how not in HOWS:
         raise ValueError(f"how: {nearest(how, HOWS)}")
-    sides = _side(left), _side(right)
+    sides = side_of(left, "crossmatch"), side_of(right, "crossmatch")
     separation = SEPARATION if SEPARATION not in left.columns else SEPARATION + suffix
     schema = _output(left, right, how == "outer", suffix, separation)
     loader = MatchLoader(*sides, right.title, float(radius_arcsec), k, how, one_to_one, suffix, separation)
@@ -228,21 +174,6 @@ def crossmatch(
     schema = recorded(schema, left.history, "crossmatch", parameters | earlier)
     partitions = _partitions(left, right, loader, schema)
     return Catalog(Chain(loader), partitions, schema, f"{left.title} x {right.title}")
-
-
-def _side(catalog: Catalog) -> Side:
-    leaves = [leaf for partition in catalog.partitions for leaf in (partition if isinstance(partition, tuple) else (None,))]
-    if not all(isinstance(leaf, LeafInfo) for leaf in leaves):
-        raise StoreError(
-            f"{catalog.title} comes from earlier tasks and has no leaves; crossmatch before the verb that combines, or "
-            "write_catalog() it and open the result"
-        )
-    catalog.need_positions("crossmatch")
-    if HEALPIX_COLUMN not in catalog.columns:
-        raise ColumnError(f"crossmatch needs {HEALPIX_COLUMN} of {catalog.title}; keep it in select()")
-    ra, dec = (catalog.columns.by_role(role)[0].name for role in ("ra", "dec"))
-    # Names and types alone: meanings stand in the schema of the result.
-    return Side(catalog.chain, tuple(pa.field(field.name, field.type) for field in catalog.schema), (ra, dec))
 
 
 def _output(left: Catalog, right: Catalog, outer: bool, suffix: str, separation: str) -> pa.Schema:
@@ -276,52 +207,26 @@ def _output(left: Catalog, right: Catalog, outer: bool, suffix: str, separation:
 
 def _partitions(left: Catalog, right: Catalog, loader: MatchLoader, schema: pa.Schema) -> tuple[tuple[MatchLeaf, ...], ...]:
     """Return the leaves of the left side, each with what it depends on; for ``outer`` also the pixels that only the right has."""
-    left_leaves, right_leaves = _Leaves(left.leaves), _Leaves(right.leaves)
+    tilings = left_leaves, right_leaves = Tiling(left.leaves), Tiling(right.leaves)
     row_bytes = Schema.from_arrow(schema).row_bytes
 
-    def matched(pixel: Pixel, rows: int, mine: tuple[LeafInfo, ...]) -> MatchLeaf:
-        ranges = loader.around(pixel)
-        mine = left_leaves.within(ranges) if loader.two_sided else mine
-        return MatchLeaf(pixel.hats_path, rows, int(rows * row_bytes), mine, right_leaves.within(ranges))
+    def matched(cut: Sequence[tuple[Pixel, int, tuple[LeafInfo, ...]]]) -> Iterator[MatchLeaf]:
+        pixels = [pixel for pixel, _, _ in cut]
+        sides = zip(tilings, (loader.left, loader.right), strict=True)
+        around = [leaves_around(pixels, loader.reach_arcsec, tiling, side.margin) for tiling, side in sides]
+        for (pixel, rows, own), near_left, near_right in zip(cut, *around, strict=True):
+            near_left = near_left if loader.two_sided else own
+            yield MatchLeaf(pixel.hats_path, rows, int(rows * row_bytes), near_left, near_right)
 
-    partitions = tuple(tuple(matched(leaf.pixel, leaf.rows, (leaf,)) for leaf in partition) for partition in left.partitions)
+    leaves = matched([(leaf.pixel, leaf.rows, (leaf,)) for partition in left.partitions for leaf in partition])
+    partitions = tuple(tuple(itertools.islice(leaves, len(partition))) for partition in left.partitions)
     if loader.how != "outer":
         return partitions
-    leaves = [leaf for partition in partitions for leaf in partition]
-    for leaf in right.leaves:
-        for pixel in left_leaves.uncovered(leaf.pixel):
-            leaves.append(matched(pixel, leaf.rows >> 2 * (pixel.order - leaf.pixel.order), ()))
-    leaves.sort(key=lambda leaf: leaf.pixel)
-    whole = Catalog(Chain(loader), (tuple(leaves),), schema, left.title)
-    return whole.repartition(left.npartitions + right.npartitions).partitions if leaves else ()
-
-
-class _Leaves:
-    """The leaves of one tiling along the sky, found by where they are."""
-
-    def __init__(self, leaves: Sequence[LeafInfo]) -> None:
-        self.leaves = sorted(leaves, key=lambda leaf: leaf.pixel)
-        self.starts = np.array([leaf.pixel.start for leaf in self.leaves], dtype=np.int64)
-        self.stops = np.array([leaf.pixel.stop for leaf in self.leaves], dtype=np.int64)
-
-    def within(self, ranges: Int) -> tuple[LeafInfo, ...]:
-        """Return the leaves that share sky with some order-29 ranges."""
-        first = np.searchsorted(self.stops, ranges[:, 0], side="right")
-        last = np.searchsorted(self.starts, ranges[:, 1], side="left")
-        found = np.zeros(len(self.leaves) + 1, dtype=np.int64)
-        np.add.at(found, first, 1)
-        np.add.at(found, last, -1)
-        return tuple(self.leaves[number] for number in np.flatnonzero(np.cumsum(found[:-1])))
-
-    def uncovered(self, pixel: Pixel) -> Iterator[Pixel]:
-        """Yield the largest pixels that fill what no leaf covers of a pixel."""
-        inside = self.within(np.array([[pixel.start, pixel.stop]]))
-        if not inside:
-            yield pixel
-        elif inside[0].pixel.order > pixel.order:
-            for child in range(4):
-                yield from self.uncovered(Pixel(pixel.order + 1, 4 * pixel.index + child))
-
-
-def _inside(index: Int, pixel: Pixel) -> NDArray[np.bool_]:
-    return (index >= pixel.start) & (index < pixel.stop)
+    lonely = [
+        (pixel, leaf.rows >> 2 * (pixel.order - leaf.pixel.order), ())
+        for leaf in right.leaves
+        for pixel in left_leaves.uncovered(leaf.pixel)
+    ]
+    every = sorted([*itertools.chain(*partitions), *matched(lonely)], key=lambda leaf: leaf.pixel)
+    whole = Catalog(Chain(loader), (tuple(every),), schema, left.title)
+    return whole.repartition(left.npartitions + right.npartitions).partitions if every else ()

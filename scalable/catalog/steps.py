@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import pyarrow as pa
 
-from scalable.io.layout import LeafInfo
+from scalable.io.layout import HEALPIX_COLUMN, LeafInfo
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import place
+from scalable.sky.healpix import to_pixels
 
 
 class Step(Protocol):
@@ -76,14 +78,35 @@ class Select:
 
 @dataclass(frozen=True)
 class LeafLoader:
-    """Rows of a catalogue on disk."""
+    """Rows of a catalogue on disk, along the sky.
+
+    Those of a ``foreign`` one may lie in any order within a leaf, and ``_healpix_29`` may have to be ``made_from`` a column that
+    holds the same, or from the position.
+    """
 
     pending: ClassVar[tuple[object, ...]] = ()
     root: str
+    foreign: bool = False
+    made_from: tuple[str, ...] = ()
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
-        """Read one Parquet leaf."""
-        return read_leaf(place(self.root) / leaf.path, columns)
+        """Read one leaf; every call for it gives its rows in the same order."""
+        path = place(self.root) / leaf.path
+        if not self.foreign:
+            return read_leaf(path, columns)
+        sources = self.made_from or (HEALPIX_COLUMN,)
+        read = [name for name in columns if name != HEALPIX_COLUMN]
+        table = read_leaf(path, list(dict.fromkeys([*read, *sources])))
+        if len(sources) == 1:
+            index = table[sources[0]].to_numpy().astype(np.int64)
+        else:
+            index = to_pixels(*(table[name].to_numpy().astype(np.float64) for name in sources))
+        if self.made_from:
+            table = table.append_column(HEALPIX_COLUMN, pa.array(index))
+        # HATS asks for rows along the sky; lsdb 0.11 writes them as they came.
+        if np.any(index[1:] < index[:-1]):
+            table = table.take(np.argsort(index, kind="stable"))
+        return table.select(list(columns))
 
 
 @dataclass(frozen=True)

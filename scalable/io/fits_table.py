@@ -22,6 +22,9 @@ P, Q       list, large_list; of A: string                         (items) as abo
 =========  =====================================================  =====================================================
 
 A column of repeat 0 holds nothing and is left out of the schema.
+
+DATASUM and CHECKSUM are not verified: sound files carry wrong ones, for headers are edited without mending them, and astropy
+summed tables with a heap or in little-endian pieces wrongly (astropy issues 14396 and 19990).
 """
 
 from __future__ import annotations

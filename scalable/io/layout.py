@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 
 from scalable.errors import StoreError
 from scalable.io.atomic import write_text
-from scalable.io.parquet import Leaf, write_common_metadata, write_footers
+from scalable.io.foreign_layout import foreign_leaves, placed
+from scalable.io.parquet import Leaf, read_schema, write_common_metadata, write_footers
 from scalable.io.remote import Place, opened
 from scalable.schema import Schema
 from scalable.sky.pixel import MAX_ORDER, Pixel
@@ -45,13 +47,22 @@ class LeafInfo:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a HATS catalogue folder says about itself; leaves in order along the sky."""
+    """What a HATS catalogue folder says about itself; leaves in order along the sky.
+
+    ``made_from`` are the columns that ``_healpix_29`` is made from, where the leaves of another tool have none.
+    """
 
     path: Place
     name: str
     properties: Mapping[str, str]
     schema: pa.Schema
     leaves: tuple[LeafInfo, ...]
+    made_from: tuple[str, ...] = ()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another tool made it."""
+        return self.properties.get("hats_builder", BUILDER) != BUILDER
 
 
 def finish_catalog(
@@ -162,7 +173,14 @@ def read_properties(path: Place) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); is this a HATS catalogue?") from error
     pairs = (line.partition("=") for line in lines if line.strip() and not line.lstrip().startswith(("#", "!")))
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    return {key.strip(): _ESCAPED.sub(_unescaped, value.strip()) for key, _, value in pairs}
+
+
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})|\\(.)")
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else match[2]
 
 
 def read_layout(path: Place) -> Layout:
@@ -176,34 +194,87 @@ def read_layout(path: Place) -> Layout:
     collection = path / "collection.properties"
     if collection.exists():
         path = path / _property(read_properties(collection), "hats_primary_table_url", collection)
-    properties = read_properties(path / "hats.properties")
+    properties = _properties(path)
+    made_from: tuple[str, ...] = ()
+    if properties.get("hats_builder", BUILDER) == BUILDER:
+        schema, rows = _own_leaves(path)
+    else:
+        schema, rows = foreign_leaves(path, properties)
+        schema, made_from = placed(schema, properties, HEALPIX_COLUMN)
+    row_bytes = Schema.from_arrow(schema).row_bytes
+    # Units stand on the fields; the copies for other readers stay on disk.
+    schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k == META_KEY})
+    along = sorted(rows, key=Pixel.from_hats_path)
+    leaves = tuple(LeafInfo(name, rows[name], int(rows[name] * row_bytes)) for name in along)
+    return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves, made_from)
+
+
+def _properties(path: Place) -> dict[str, str]:
+    """Read the properties of a catalogue, of which older tools wrote only the copy."""
+    if not (path / "hats.properties").is_file() and (path / "properties").is_file():
+        properties = read_properties(path / "properties")
+        if properties.get("hats_builder", BUILDER) != BUILDER:
+            return properties
+    return read_properties(path / "hats.properties")
+
+
+def _own_leaves(path: Place) -> tuple[pa.Schema, dict[str, int]]:
+    """Return the schema and the rows of each leaf of a catalogue of ours, which holds all metadata."""
     try:
         schema, metadata = read_footers(path / "dataset")
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: metadata of the catalogue cannot be read ({error})") from error
-    rows: dict[Pixel, int] = {}
+    rows: dict[str, int] = {}
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
-        pixel = Pixel.from_hats_path(group.column(0).file_path)
-        rows[pixel] = rows.get(pixel, 0) + group.num_rows
+        name = Pixel.from_hats_path(group.column(0).file_path).hats_path
+        rows[name] = rows.get(name, 0) + group.num_rows
+    if {pixel.hats_path for pixel in read_pixels(path)} != set(rows):
+        raise StoreError(f"{path}: partition_info.csv and _metadata name different leaves; the catalogue is damaged")
+    return schema, rows
+
+
+def read_pixels(path: Place) -> set[Pixel]:
+    """Return the pixels that a HATS catalogue, not a collection, has leaves for."""
     try:
         lines = (path / "partition_info.csv").read_text(encoding="utf-8").splitlines()
-        listed = {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(lines)}
+        return {Pixel(int(row["Norder"]), int(row["Npix"])) for row in csv.DictReader(lines)}
     except (OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path}: partition_info.csv cannot be read ({error!r})") from error
-    if listed != set(rows):
-        raise StoreError(f"{path}: partition_info.csv and _metadata name different leaves; the catalogue is damaged")
-    row_bytes = Schema.from_arrow(schema).row_bytes
-    # Units stand on the fields; the copies for other readers stay on disk.
-    schema = schema.with_metadata({k: v for k, v in (schema.metadata or {}).items() if k == META_KEY})
-    leaves = tuple(LeafInfo(pixel.hats_path, rows[pixel], int(rows[pixel] * row_bytes)) for pixel in sorted(rows))
-    return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """The margin of a catalogue: where its leaves begin, seen from the catalogue, how far it reaches, and its pixels."""
+
+    prefix: str
+    threshold_arcsec: float
+    pixels: frozenset[Pixel]
+
+    def leaf(self, pixel: Pixel) -> tuple[LeafInfo, ...]:
+        """Return the leaf of what lies around a pixel, none where there is nothing."""
+        return (LeafInfo(self.prefix + pixel.hats_path, 0, 0),) if pixel in self.pixels else ()
+
+
+def read_margin(path: Place) -> Margin | None:
+    """Return the default margin of the collection that a catalogue of ours on this machine is a member of, if it has one."""
+    collection = path.parent / "collection.properties"
+    if not isinstance(path, Path) or not collection.exists():
+        return None
+    properties = read_properties(collection)
+    name = properties.get("default_margin", "")
+    folder = path.parent / name
+    if properties.get("hats_primary_table_url") != path.name or not name or not (folder / "hats.properties").exists():
+        return None
+    margin = read_properties(folder / "hats.properties")
+    if margin.get("hats_builder") != BUILDER:
+        return None
+    return Margin(f"../{name}/", float(margin["hats_margin_threshold"]), frozenset(read_pixels(folder)))
 
 
 def read_footers(dataset: Place) -> tuple[pa.Schema, pq.FileMetaData]:
     """Read the schema of a dataset, and the row groups of all its leaves."""
-    with opened(dataset / "_common_metadata") as file:
-        schema = pq.read_schema(file)
+    schema = read_schema(dataset / "_common_metadata")
     with opened(dataset / "_metadata") as file:
         return schema, pq.read_metadata(file)
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from astropy.io.votable.exceptions import VOWarning
 from astropy.io.votable.tree import Field, Resource, TableElement, VOTableFile
 
 from scalable.errors import ColumnError, StoreError, nearest
-from scalable.io.atomic import write_bytes
+from scalable.io.atomic import aside, write_bytes
 from scalable.io.remote import Place, opened
 from scalable.schema import Schema
 
@@ -55,22 +55,56 @@ def write_leaf(table: pa.Table, folder: Path, relative: str) -> Leaf:
     neighbours repeat, lz4 (written in two thirds of the time of zstd level 1, and 3 % larger).
     """
     sink = pa.BufferOutputStream()
-    values = dict(_values(f.name, f.type) for f in table.schema)
-    dictionary = [path for path, dtype in values.items() if path in _REPEATING or pa.types.is_string(dtype)]
-    encoding = {path: _encoding(dtype) for path, dtype in values.items() if path not in dictionary and _encoding(dtype)}
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression="lz4",
-        use_dictionary=dictionary or False,
-        column_encoding=encoding or None,
-        write_page_checksum=True,
-    ) as writer:
+    with _writer(sink, table.schema) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     data = sink.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     write_bytes(folder / relative, memoryview(data))
     return Leaf(relative, table.num_rows, data.size, digest, _footer(pq.read_metadata(pa.BufferReader(data)), relative))
+
+
+def write_stream(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path, relative: str) -> Leaf:
+    """Write tables of any size one after another as `write_leaf` would write them as one; holds a row group at a time."""
+    path, rows = folder / relative, 0
+    with aside(path) as temporary:
+        with _writer(str(temporary), schema) as writer:
+            for table in cut_blocks(tables, ROW_GROUP_ROWS):
+                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+                rows += table.num_rows
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Leaf(relative, rows, path.stat().st_size, digest, _footer(pq.read_metadata(path), relative))
+
+
+def cut_blocks(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of exactly ``rows``, the last one excepted; nothing where there is no row."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        waiting.append(table)
+        count += table.num_rows
+        if count >= rows:
+            whole = pa.concat_tables(waiting)
+            del table, waiting
+            for start in range(0, count - count % rows, rows):
+                yield whole.slice(start, rows)
+            waiting, count = [whole.slice(count - count % rows)], count % rows
+    if count:
+        yield pa.concat_tables(waiting)
+
+
+def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    values = dict(_values(f.name, f.type) for f in schema)
+    dictionary = [path for path, dtype in values.items() if path in _REPEATING or pa.types.is_string(dtype)]
+    encoding = {path: _encoding(dtype) for path, dtype in values.items() if path not in dictionary and _encoding(dtype)}
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression="lz4",
+        use_dictionary=dictionary or False,
+        column_encoding=encoding or None,
+        write_page_checksum=True,
+    )
 
 
 def _footer(metadata: pq.FileMetaData, relative: str) -> bytes:
@@ -127,6 +161,18 @@ def read_leaf(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
     StoreError
         If the file is missing or damaged; names it.
     """
+    pieces = [_read_file(file, columns) for file in leaf_files(path)]
+    return pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces)
+
+
+def leaf_files(path: Place) -> list[Place]:
+    """Return the files of a leaf: itself, or where it is a folder, those in it by name."""
+    if isinstance(path, Path) and path.is_dir():
+        return [*sorted(path.glob("*.parquet"))]
+    return [path]
+
+
+def _read_file(path: Place, columns: Sequence[str] | None) -> pa.Table:
     try:
         with opened(path) as source:
             # One thread: the caller runs one task per core already. On a server, neighbouring parts come in one request.
@@ -136,6 +182,23 @@ def read_leaf(path: Place, columns: Sequence[str] | None = None) -> pa.Table:
             if missing:
                 raise ColumnError(f"{path}: no column {missing[0]!r}; {nearest(missing[0], known)}")
             return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); the store is damaged or incomplete, run the ingest again") from error
+
+
+def read_groups(path: Place) -> Iterator[pa.Table]:
+    """Read a leaf row group after row group.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or damaged; names it.
+    """
+    try:
+        with opened(path) as source:
+            file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=source is not path)
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number, use_threads=False)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read ({error}); the store is damaged or incomplete, run the ingest again") from error
 
@@ -153,27 +216,46 @@ def write_footers(footers: Sequence[bytes], path: Path) -> None:
 
 def write_common_metadata(schema: pa.Schema, path: Path) -> None:
     """Write ``_common_metadata``: the Arrow schema, with units, UCDs and descriptions as VOParquet and as field metadata."""
-    header = votable_header(Schema.from_arrow(schema))
-    votable = {b"IVOA.VOTable-Parquet.version": b"1.0", b"IVOA.VOTable-Parquet.content": header}
-    # astropy takes the width of a text column from here; without it, it measures rows, of which this file has none.
-    widths = {f"table::len::{f.name}".encode(): TEXT_WIDTH.encode() for f in schema if pa.types.is_string(f.type)}
     sink = io.BytesIO()
-    pq.write_metadata(schema.with_metadata({**(schema.metadata or {}), **votable, **widths}), sink)
+    pq.write_metadata(with_votable(schema), sink)
     write_bytes(path, sink.getvalue())
 
 
-def votable_header(schema: Schema) -> bytes:
-    """Return the VOTable document without data that describes the columns."""
+def read_schema(path: Place) -> pa.Schema:
+    """Read back what `write_common_metadata` wrote."""
+    with opened(path) as file:
+        return pq.read_schema(file)
+
+
+def with_votable(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with the VOParquet header among its metadata."""
+    header = votable_header(Schema.from_arrow(schema))
+    votable = {b"IVOA.VOTable-Parquet.version": b"1.0", b"IVOA.VOTable-Parquet.content": header}
+    # astropy takes the width of a text column from here; without it, it measures rows, of which such a file may have none.
+    widths = {f"table::len::{f.name}".encode(): TEXT_WIDTH.encode() for f in schema if pa.types.is_string(f.type)}
+    return schema.with_metadata({**(schema.metadata or {}), **votable, **widths})
+
+
+def votable_header(schema: Schema, types: Mapping[str, tuple[str, str | None]] | None = None) -> bytes:
+    """Return the VOTable document without data that describes the columns, by default as Parquet stores them.
+
+    Parameters
+    ----------
+    schema : Schema
+        The columns.
+    types : mapping, optional
+        Datatype and arraysize by column, for another encoding.
+    """
     document = VOTableFile(version="1.4")
     resource = Resource()
     document.resources.append(resource)
     table = TableElement(document)
     resource.tables.append(table)
     for column in schema:
-        datatype, sizes = _votable_type(column.dtype)
-        # Only the last of several sizes may be open, and astropy knows no arrays of texts.
-        open_size = "*" in sizes[:-1] or (datatype == "unicodeChar" and len(sizes) > 1)
-        arraysize = "*" if open_size else "x".join(sizes) or None
+        if pa.types.is_struct(column.dtype):
+            # VOTable has no word for a nested column.
+            continue
+        datatype, arraysize = types[column.name] if types else _parquet_type(column.dtype)
         field = Field(document, name=column.name, datatype=datatype, arraysize=arraysize, unit=column.unit or None)
         field.ucd = column.ucd or None
         field.description = column.description or None
@@ -184,6 +266,14 @@ def votable_header(schema: Schema) -> bytes:
         warnings.simplefilter("ignore", VOWarning)
         document.to_xml(sink)
     return sink.getvalue()
+
+
+def _parquet_type(dtype: pa.DataType) -> tuple[str, str | None]:
+    """Return datatype and arraysize of a column as Parquet stores it."""
+    datatype, sizes = _votable_type(dtype)
+    # Only the last of several sizes may be open, and astropy knows no arrays of texts.
+    open_size = "*" in sizes[:-1] or (datatype == "unicodeChar" and len(sizes) > 1)
+    return datatype, "*" if open_size else "x".join(sizes) or None
 
 
 def _votable_type(dtype: pa.DataType) -> tuple[str, list[str]]:

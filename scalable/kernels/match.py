@@ -1,10 +1,12 @@
-"""Which positions of two catalogues lie near each other: the k nearest within a radius, and mutual nearest pairs.
+"""Which positions of catalogues lie near each other: the k nearest within a radius, mutual nearest pairs, objects seen in many.
 
-Both work on unit vectors in a Cartesian grid, so that poles and right ascension 0 are places like any other. Both sides are
+All work on unit vectors in a Cartesian grid, so that poles and right ascension 0 are places like any other. Both sides are
 sorted by grid cell, and one pointer for each column of neighbouring cells walks along the right side: no tree, no hash table.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
@@ -45,18 +47,23 @@ def match_nearest(left_vectors: Float, right_vectors: Float, radius_arcsec: floa
     side = max(1.000001 * reach, _SHORTEST)
     left_cells, right_cells = _cells(left_vectors, side), _cells(right_vectors, side)
     left_order, right_order = np.argsort(left_cells), np.argsort(right_cells)
-    counts, right_row, squared = _nearest(
+    sides = (
         left_vectors.take(left_order, axis=0),
         left_cells[left_order],
         left_order,
         right_vectors.take(right_order, axis=0),
         right_cells[right_order],
         right_order,
-        reach * reach,
-        min(k, len(right_order)),
     )
+    if k == 1:
+        right_row, squared = _nearest_one(*sides, reach * reach)
+        left_row = np.flatnonzero(right_row >= 0)
+        right_row, squared = right_row[left_row], squared[left_row]
+    else:
+        counts, right_row, squared = _nearest(*sides, reach * reach, min(k, len(right_order)))
+        left_row = np.repeat(np.arange(len(counts)), counts)
     separation = np.rad2deg(2.0 * np.arcsin(np.minimum(1.0, np.sqrt(squared) / 2.0))) * 3600.0
-    return np.repeat(np.arange(len(counts)), counts), right_row, separation
+    return left_row, right_row, separation
 
 
 def match_mutual(left_vectors: Float, right_vectors: Float, radius_arcsec: float) -> tuple[Int, Int, Float]:
@@ -71,6 +78,40 @@ def match_mutual(left_vectors: Float, right_vectors: Float, radius_arcsec: float
     of_right[back] = nearest
     mutual = of_right[right_row] == left_row
     return left_row[mutual], right_row[mutual], separation[mutual]
+
+
+def match_many(vectors: Sequence[Float], radius_arcsec: float) -> tuple[Int, Float]:
+    """Return objects seen in several catalogues, one after another: each row of each is in exactly one object.
+
+    The rows of the first catalogue found an object each. Each further catalogue is matched with the objects there are, at the
+    positions that founded them, in pairs in which each is the nearest of the other (`match_mutual`); its other rows found objects
+    of their own.
+
+    Parameters
+    ----------
+    vectors : sequence of ndarray, shape (n, 3)
+        Unit vectors of each catalogue.
+    radius_arcsec : float
+        Largest separation from the founding position [arcsec].
+
+    Returns
+    -------
+    rows : ndarray of int64, shape (objects, catalogues)
+        Row of each object in each catalogue, -1 where it is not seen, in the order in which they were founded.
+    separation_arcsec : ndarray, shape (objects, catalogues)
+        Angle from the founding position [arcsec], 0 for that one itself, NaN where it is not seen.
+    """
+    rows = np.full((sum(map(len, vectors)), len(vectors)), -1, dtype=np.int64)
+    separation = np.full(rows.shape, np.nan)
+    founded = np.zeros((0, 3))
+    for number, found in enumerate(vectors):
+        known, mine, apart = match_mutual(founded, found, radius_arcsec)
+        rows[known, number], separation[known, number] = mine, apart
+        new = np.setdiff1d(np.arange(len(found)), mine)
+        at = slice(len(founded), len(founded) + len(new))
+        rows[at, number], separation[at, number] = new, 0.0
+        founded = np.concatenate([founded, found[new]])
+    return rows[: len(founded)], separation[: len(founded)]
 
 
 @njit(cache=True, nogil=True)
@@ -120,6 +161,32 @@ def _nearest(
         counts[left_rows[i]] = found
         total += found
     return counts, *_by_left_row(counts, left_rows, pair_rows[:total], pair_squared[:total])
+
+
+@njit(cache=True, nogil=True)
+def _nearest_one(
+    left: Float, left_cells: Int, left_rows: Int, right: Float, right_cells: Int, right_rows: Int, limit: float
+) -> tuple[Int, Float]:
+    """Return for each left row the nearest right row, -1 where there is none, and the squared chord."""
+    n, m = len(left_cells), len(right_cells)
+    nearest, nearest_squared = np.full(n, -1, dtype=np.int64), np.empty(n)
+    first = np.zeros(9, dtype=np.int64)
+    for i in range(n):
+        best, best_squared = np.int64(-1), limit
+        for column in range(9):
+            lowest = left_cells[i] + ((column // 3 - 1) << 2 * _BITS) + ((column % 3 - 1) << _BITS) - 1
+            j = first[column]
+            while j < m and right_cells[j] < lowest:
+                j += 1
+            first[column] = j
+            while j < m and right_cells[j] <= lowest + 2:
+                x, y, z = left[i, 0] - right[j, 0], left[i, 1] - right[j, 1], left[i, 2] - right[j, 2]
+                squared = x * x + y * y + z * z
+                if squared <= best_squared and (squared < best_squared or best < 0 or right_rows[j] < best):
+                    best, best_squared = right_rows[j], squared
+                j += 1
+        nearest[left_rows[i]], nearest_squared[left_rows[i]] = best, best_squared
+    return nearest, nearest_squared
 
 
 @njit(cache=True, nogil=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -145,11 +146,13 @@ def _problems(collection: Collection, findings: Sequence[Finding]) -> list[Secti
         table = pa.table({name: [row[name] for row in rows] for name in ("path", "reason")})
         text = "Files that were set aside, and why; all others are in."
         sections.append(Section("Files set aside", text, table=table, max_rows=LISTED))
-    rejected = collection.rejected
-    if rejected.num_rows:
-        reasons = ", ".join(f"{row['counts']:,} {row['values']}" for row in rejected["reason"].value_counts().to_pylist())
-        text = f"Rows that were not stored, and why: {reasons}."
-        sections.append(Section("Rejected rows", text, table=rejected, max_rows=LISTED))
+    counts, first = Counter[str](), pa.table({})
+    for rows in collection.iterate_rejected():
+        counts.update({row["values"]: row["counts"] for row in rows["reason"].value_counts().to_pylist()})
+        first = pa.concat_tables([first, rows.slice(0, LISTED)], promote_options="default").slice(0, LISTED)
+    if counts:
+        text = f"Rows that were not stored, and why: {', '.join(f'{count:,} {reason}' for reason, count in counts.items())}."
+        sections.append(Section("Rejected rows", text, table=first, max_rows=LISTED))
     return sections
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from astropy import units as u
@@ -107,21 +108,47 @@ def outline(pixel: Pixel, steps: int = 8) -> tuple[NDArray[np.float64], NDArray[
 def cone_ranges(ra_deg: float, dec_deg: float, radius_arcsec: float) -> NDArray[np.int64]:
     """Return order-29 ranges, shape (n, 2), of cells that may hold points within ``radius_arcsec`` of a position.
 
-    Cells are cut in four until they lie in the cone, outside, or are small against it. `cdshealpix.nested.cone_search` is not
-    used: it loses cells of cones beyond some degrees (measured with version 0.9.0).
+    `cdshealpix.nested.cone_search` is not used: it loses cells of cones beyond some degrees (measured with version 0.9.0).
     """
-    depth = min(MAX_ORDER, ring_order(max(radius_arcsec, 1e-3)) + 2)
     radius, ra, dec = math.radians(radius_arcsec / 3600), math.radians(ra_deg), math.radians(dec_deg)
+
+    def distance(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon, lat = np.radians(ra_deg), np.radians(dec_deg)
+        haversine = np.sin((lat - dec) / 2) ** 2 + np.cos(lat) * math.cos(dec) * np.sin((lon - ra) / 2) ** 2
+        return 2 * np.arcsin(np.sqrt(np.minimum(1.0, haversine))) - radius
+
+    return covering(distance, depth=min(MAX_ORDER, ring_order(max(radius_arcsec, 1e-3)) + 2))
+
+
+def covering(
+    distance: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    depth: int = MAX_ORDER,
+    most_cells: int = 8_000,
+) -> NDArray[np.int64]:
+    """Return order-29 ranges, shape (n, 2), of cells that hold all of a region, and some more.
+
+    Cells are cut in four until they lie in the region, outside, or are small against it.
+
+    Parameters
+    ----------
+    distance : callable
+        Gives for positions [deg] the distance to the border of the region [rad] or less, negative inside.
+    depth : int
+        Order of the smallest cells.
+    most_cells : int
+        As soon as more cells than these lie on the border, they are not cut further.
+    """
     cells = np.arange(12, dtype=np.int64)
     starts, stops = [], []
     for order in range(depth + 1):
-        lon, lat = (angle.to_value(u.rad) for angle in nested.healpix_to_lonlat(cells.astype(np.uint64), order, num_threads=1))
-        haversine = np.sin((lat - dec) / 2) ** 2 + np.cos(lat) * math.cos(dec) * np.sin((lon - ra) / 2) ** 2
-        distance = 2 * np.arcsin(np.sqrt(np.minimum(1.0, haversine)))
+        lon, lat = (angle.to_value(u.deg) for angle in nested.healpix_to_lonlat(cells.astype(np.uint64), order, num_threads=1))
+        apart = distance(lon, lat)
         # What rounding may add to an angle is far below the smallest cell.
         reach = cell_radius(order) + 1e-14
-        near = distance <= radius + reach
-        done = near & ((distance <= radius - reach) | (order == depth))
+        near = apart <= reach
+        last = order == depth or 4 * np.count_nonzero(near & (apart > -reach)) > most_cells
+        done = near & ((apart <= -reach) | last)
         shift = 2 * (MAX_ORDER - order)
         starts.append(cells[done] << shift)
         stops.append(cells[done] + 1 << shift)
@@ -149,6 +176,21 @@ def neighbours(cells: NDArray[np.int64], order: int) -> NDArray[np.int64]:
     """Return the distinct cells of ``order`` that touch one of ``cells``, these included, sorted."""
     around = nested.neighbours(cells.astype(np.uint64), order, num_threads=1).astype(np.int64).ravel()
     return np.unique(around[around >= 0])
+
+
+def neighbour_ranges(pixels: Sequence[Pixel]) -> list[NDArray[np.int64]]:
+    """Return for each pixel the order-29 ranges, shape (n, 2), of itself and of the pixels of its order that touch it."""
+    ranges: list[NDArray[np.int64]] = [np.zeros((0, 2), dtype=np.int64)] * len(pixels)
+    orders = np.array([pixel.order for pixel in pixels], dtype=np.int64)
+    index = np.array([pixel.index for pixel in pixels], dtype=np.uint64)
+    for order in np.unique(orders).tolist():
+        mine = np.flatnonzero(orders == order)
+        around = nested.neighbours(index[mine], order, num_threads=1).astype(np.int64)
+        shift = 2 * (MAX_ORDER - order)
+        for at, cells in zip(mine.tolist(), around, strict=True):
+            starts = cells[cells >= 0] << shift
+            ranges[at] = np.column_stack([starts, starts + (1 << shift)])
+    return ranges
 
 
 def near_pixel(
@@ -236,7 +278,7 @@ def _on_side(corners: NDArray[np.float64], side: NDArray[np.int64], step: NDArra
 
 
 def unit_vectors(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return positions [deg] as unit vectors, shape (n, 3)."""
+    """Return Cartesian unit vectors, shape (n, 3), of positions [deg]."""
     ra, dec = np.radians(ra_deg), np.radians(dec_deg)
     return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -305,3 +306,29 @@ def test_what_cannot_be_matched_is_said_before_anything_is_read(pair: tuple[Cata
             crossmatch(left.select("flux"), right, radius_arcsec=1.0)
     with pytest.raises(StoreError, match="left comes from earlier tasks"):
         crossmatch(left.persist(scheduler="sync"), right, radius_arcsec=1.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"k": 4}, {"how": "left", "k": 2}, {"how": "outer"}, {"one_to_one": True}, {"one_to_one": True, "how": "outer"}],
+)
+def test_margins_give_the_rows_that_neighbouring_leaves_give(
+    options: dict[str, Any], synthetic: Collection, tmp_path: Path
+) -> None:
+    shutil.copytree(synthetic.path / "detections" / "detections", tmp_path / "bare")
+    objects, detections, bare = synthetic.objects, synthetic.detections, open_catalog(tmp_path / "bare")
+    for left, rights in ((objects, (detections, bare)), (detections, (detections, bare))):
+        radius = synthetic.manifest["margin_arcsec"] / 2
+        with_margin, without = (crossmatch(left, right, radius_arcsec=radius, **options) for right in rights)
+        paths = [{leaf.path for match in result.leaves for leaf in match.right} for result in (with_margin, without)]
+        assert any("_margin" in path for path in paths[0])
+        assert not any("_margin" in path for path in paths[1])
+        assert with_margin.compute(scheduler="sync").equals(without.compute(scheduler="sync"))
+
+
+def test_a_margin_is_not_read_beyond_its_threshold_nor_where_leaves_were_left_out(synthetic: Collection) -> None:
+    detections, margin = synthetic.detections, synthetic.manifest["margin_arcsec"]
+    some = detections.on_leaves(detections.leaves[1:])
+    for right, radius in ((detections, margin * 1.01), (some, margin)):
+        pairs = crossmatch(synthetic.objects, right, radius_arcsec=radius)
+        assert not any("_margin" in leaf.path for match in pairs.leaves for leaf in match.right)

@@ -1,6 +1,6 @@
 """What one worker's task holds at most stays below the formula, and does not grow with the input.
 
-Measured is memory of the process's own. Pages of intermediate files that are mapped can be given back at any time.
+Mapped pages of intermediate files count too.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def measured(task):
         # What earlier tasks and the driver gave back must not count, nor hide what this one takes.
         pa.default_memory_pool().release_unused()
         ctypes.CDLL(None).malloc_trim(0)
-        base, seen, ended = held("RssAnon"), [0], threading.Event()
+        base, seen, ended = held("VmRSS"), [0], threading.Event()
 
         def watch():
             while not ended.wait(0.002):
-                seen.append(held("RssAnon") - base)
+                seen.append(held("VmRSS") - base)
 
         watcher = threading.Thread(target=watch)
         watcher.start()

@@ -28,7 +28,7 @@ from scalable.catalog.append import append
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.catalog.versions import expire_versions
-from scalable.errors import InputError, StoreError
+from scalable.errors import AdditionError, InputError, StoreError
 from scalable.survey import Survey
 
 CALLS = ("replace", "rename", "link", "symlink", "unlink", "mkdir", "rmdir")
@@ -134,7 +134,7 @@ class Ingests(RuleBasedStateMachine):
             stored = {number for number, status in rows if status == "stored"}
             new = set(range(1, len(self.files) + 1)) - stored
             if stored & self.damaged:
-                error = StoreError
+                error = AdditionError
             elif new and new <= self.damaged:
                 error = InputError
         self.run(kill, append, error)

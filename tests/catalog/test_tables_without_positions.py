@@ -37,6 +37,7 @@ from scalable.catalog.ingest import ingest
 from scalable.catalog.versions import list_versions
 from scalable.errors import ColumnError, InputError, QueryError, StoreError, SurveyError
 from scalable.io.delimited import DelimitedTable
+from scalable.io.parquet import cut_blocks
 from scalable.survey import open_survey
 from scalable.testing import no_compute
 
@@ -185,7 +186,7 @@ def test_rows_come_back_in_the_order_of_the_files_with_nulls_states_and_units(tm
 def test_blocks_hold_the_same_rows_however_the_reader_cuts_them(sizes: list[int], rows: int) -> None:
     values = pa.table({"x": pa.array(range(sum(sizes)), pa.int64())})
     starts = np.cumsum([0, *sizes[:-1]]) if sizes else []
-    blocks = list(ingest_rows.cut_blocks([values.slice(a, n) for a, n in zip(starts, sizes, strict=True)], rows))
+    blocks = list(cut_blocks([values.slice(a, n) for a, n in zip(starts, sizes, strict=True)], rows))
     assert [block.num_rows for block in blocks[:-1]] == [rows] * (len(blocks) - 1)
     assert all(0 < block.num_rows <= rows for block in blocks)
     assert [x for block in blocks for x in block["x"].to_pylist()] == list(range(sum(sizes)))

@@ -1,0 +1,224 @@
+"""Training at volume: rows a second of each learner on synthetic rows in Parquet, memory, and what others take for the same.
+
+python -m benchmarks.scale.training FOLDER [--rows 20000000 --limit-gib 2] writes the rows once (6 features and a target, 56 bytes
+a row), then runs each learner in a process of its own with two threads, and prints one JSON object. Answers are compared before
+times are printed: linear coefficients with a fit in memory, mixtures with scikit-learn from the same start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.linear_model import LinearRegression as InMemory
+from sklearn.linear_model import SGDRegressor
+from sklearn.mixture import GaussianMixture as PeerMixture
+
+from scalable.kernels.features import Features
+from scalable.kernels.mixture import Parameters
+from scalable.train.batches import Batches
+from scalable.train.incremental import MLPRegressor
+from scalable.train.linear import LinearRegression, Ridge
+from scalable.train.mixture import expect_all, fit_together, merge_all
+from scalable.train.neighbours import KNeighbors
+from scalable.train.tables import batches_of
+from scalable.train.trees import GradientBoosting, RandomForest
+
+NAMES = tuple(f"f{n}" for n in range(6))
+FILE_ROWS = 1_000_000
+CENTRES = np.random.default_rng(1).normal(size=(5, 6)) * 2
+PASSES = 5
+PEER_ROWS = 500_000
+"""Rows that scikit-learn fits mixtures to in memory; its time is linear in them."""
+
+
+def make(folder: Path, rows: int) -> list[Path]:
+    """Write the rows, a million to a file, where they are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number in range(-(-rows // FILE_ROWS)):
+        path = folder / f"rows-{number:04d}.parquet"
+        paths.append(path)
+        if path.exists():
+            continue
+        rng = np.random.default_rng([7, number])
+        count = min(FILE_ROWS, rows - number * FILE_ROWS)
+        X = CENTRES[rng.integers(0, 5, count)] + rng.normal(size=(count, 6))
+        y = X @ np.arange(1.0, 7.0) + 0.1 * np.sin(X[:, 0]) + 0.1 * rng.normal(size=count)
+        table = pa.table({**dict(zip(NAMES, X.T, strict=True)), "y": y})
+        pq.write_table(table, path, compression="none", use_dictionary=False, row_group_size=1 << 16)
+    return paths
+
+
+def rows_of(paths: list[Path]) -> Batches:
+    """Return the files as batches."""
+    return batches_of(paths, Features((), others=NAMES), target="y")
+
+
+def start() -> Parameters:
+    """Return the start of every mixture."""
+    return Parameters(np.full(5, 0.2), CENTRES + 0.5, np.array([np.eye(6)] * 5))
+
+
+def _touch(block: Any) -> float:
+    return float(block.columns[0, 0])
+
+
+def reading(paths: list[Path]) -> dict[str, Any]:
+    """Merely read the columns and make features of them."""
+    rows_of(paths).over(_touch, float.__add__)
+    return {}
+
+
+def linear(paths: list[Path]) -> dict[str, Any]:
+    """Fit least squares: one pass of moments."""
+    return {"answer": LinearRegression().fit(rows_of(paths)).coef_.tolist()}
+
+
+def ridge(paths: list[Path]) -> dict[str, Any]:
+    """Choose a penalty by five folds and fit: one pass of moments, too."""
+    return {"alpha": Ridge(None).fit(rows_of(paths)).alpha_}
+
+
+def sgd(paths: list[Path]) -> dict[str, Any]:
+    """Run the peer's loop: ``SGDRegressor.partial_fit`` over the same files, one pass."""
+    peer = SGDRegressor(learning_rate="invscaling", eta0=0.01)
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(1 << 16):
+            X = np.column_stack([batch.column(n).to_numpy() for n in range(6)])
+            peer.partial_fit(X, batch.column(6).to_numpy())
+    return {"answer": peer.coef_.tolist()}
+
+
+def one_pass_of_em(paths: list[Path]) -> dict[str, Any]:
+    """Take one expectation step of five components."""
+    rows_of(paths).over(expect_all, merge_all, [start()], False)
+    return {}
+
+
+def mixture(paths: list[Path]) -> dict[str, Any]:
+    """Fit a mixture of five components in a few passes."""
+    fit = fit_together(rows_of(paths), [start()], kind="full", tol=0.0, floor=1e-6, max_iter=PASSES)[0]
+    return {"answer": fit.parameters.means.tolist(), "passes": PASSES}
+
+
+def boosting(paths: list[Path]) -> dict[str, Any]:
+    """Grow ten trees of depth 5."""
+    GradientBoosting(10, max_depth=5, scratch=paths[0].parent).fit(rows_of(paths))
+    return {"trees": 10}
+
+
+def forest(paths: list[Path]) -> dict[str, Any]:
+    """Grow four trees of depth 8."""
+    RandomForest(4, max_depth=8, scratch=paths[0].parent).fit(rows_of(paths))
+    return {"trees": 4}
+
+
+def network(paths: list[Path]) -> dict[str, Any]:
+    """Learn for one epoch with batches of 4,096 rows."""
+    MLPRegressor((32, 32), epochs=1, batch_rows=4096, validation=0.02, scratch=paths[0].parent).fit(rows_of(paths))
+    return {"epochs": 1}
+
+
+def neighbours(paths: list[Path]) -> dict[str, Any]:
+    """Draw a reference set."""
+    KNeighbors().fit(rows_of(paths))
+    return {}
+
+
+LEARNERS: dict[str, Callable[[list[Path]], dict[str, Any]]] = {
+    work.__name__: work for work in (reading, linear, ridge, sgd, one_pass_of_em, mixture, boosting, forest, network, neighbours)
+}
+
+
+def measured(name: str, paths: list[Path], limit_gib: float) -> dict[str, Any]:
+    """Run one learner on one file, so that it is compiled, then on all, and say how long it took and what memory it held."""
+    with dask.config.set(scheduler="threads", num_workers=2):
+        LEARNERS[name](paths[:1])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        # Mapped scratch files count as address space, and so the limit is one on data.
+        resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gib * 2**30),) * 2)
+        begin = time.perf_counter()
+        found = LEARNERS[name](paths)
+        seconds = time.perf_counter() - begin
+    return {
+        "seconds": seconds,
+        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gib_of_one_file": before,
+        **found,
+    }
+
+
+def peer_mixture(paths: list[Path]) -> dict[str, Any]:
+    """Fit scikit-learn's mixture to rows in memory from the same start, beside ours on the same rows."""
+    X = np.column_stack([pq.read_table(paths[0], columns=[name])[name].to_numpy() for name in NAMES])[:PEER_ROWS]
+    given = start()
+    precisions = np.linalg.inv(given.covariances)
+    peer = PeerMixture(
+        5, tol=0.0, max_iter=PASSES, weights_init=given.weights, means_init=given.means, precisions_init=precisions
+    )
+    begin = time.perf_counter()
+    peer.fit(X)
+    seconds = time.perf_counter() - begin
+    table = pa.table(dict(zip(NAMES, X.T, strict=True)))
+    batches = batches_of(table, Features((), others=NAMES))
+    with dask.config.set(scheduler="threads", num_workers=2):
+        fit_together(batches, [given], kind="full", tol=0.0, floor=1e-6, max_iter=1)
+        begin = time.perf_counter()
+        fit = fit_together(batches, [given], kind="full", tol=0.0, floor=1e-6, max_iter=PASSES)[0]
+        ours = time.perf_counter() - begin
+    difference = float(np.abs(fit.parameters.means - peer.means_).max())
+    assert difference < 1e-9, difference
+    return {
+        "rows": len(X),
+        "scikit-learn": seconds,
+        "scalable": ours,
+        "times": seconds / ours,
+        "largest_difference_of_means": difference,
+    }
+
+
+def main() -> None:
+    """Make the rows, run everything, print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", type=int, default=20_000_000)
+    parser.add_argument("--limit-gib", type=float, default=2.0, help="most memory for data of each process")
+    parser.add_argument("--only", nargs="+", choices=LEARNERS, help="some learners")
+    args = parser.parse_args()
+    paths = make(args.folder, args.rows)
+    figures: dict[str, Any] = {"rows": args.rows}
+    for name in args.only or LEARNERS:
+        figures[name] = _apart(measured, name, paths, args.limit_gib)
+        figures[name]["rows_per_second"] = args.rows / figures[name]["seconds"]
+    if not args.only:
+        table = pq.read_table(paths[0])
+        exact = InMemory().fit(np.column_stack([table[name] for name in NAMES]), table["y"])
+        assert np.allclose(LinearRegression().fit(rows_of(paths[:1])).coef_, exact.coef_, rtol=1e-9)
+        reference = figures["reading"]["seconds"]
+        figures["moments_over_reading"] = figures["linear"]["seconds"] / reference
+        figures["em_pass_over_reading"] = figures["one_pass_of_em"]["seconds"] / reference
+        figures["sgd_over_linear"] = figures["sgd"]["seconds"] / figures["linear"]["seconds"]
+        figures["mixture_in_memory"] = _apart(peer_mixture, paths)
+    print(json.dumps(figures, indent=1))
+
+
+def _apart(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Run in a process of its own, so that nobody finds another's memory."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+if __name__ == "__main__":
+    main()

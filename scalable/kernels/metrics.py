@@ -1,0 +1,118 @@
+"""How good photometric redshifts are: metrics by id, from exact quantiles and sums. dz = (z_phot - z_spec) / (1 + z_spec)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+
+DEFINITIONS = {
+    "median_abs": "median |dz|",
+    "sigma_nmad": "1.4826 median |dz - median dz|",
+    "sigma_iqr": "(q75 - q25) / 1.349 of dz",
+    "bias_mean": "mean dz",
+    "bias_median": "median dz",
+    "bias_biweight": "biweight location of dz, c = 6, one step from the median",
+    "scatter_biweight": "biweight scale of dz, c = 9",
+    "outlier_015": "share of |dz| > 0.15",
+    "outlier_rail": "share of |dz| > max(0.06, 3 sigma_iqr)",
+    "outlier_2s_biweight": "share of |dz - bias_biweight| > 2 scatter_biweight",
+    "outlier_cat1": "share of |z_phot - z_spec| > 1",
+    "hsc_loss": "mean of 1 - 1 / (1 + (dz / 0.15)^2), Tanaka et al. 2018",
+}
+"""Every metric by its id; the field gives several of them one name."""
+
+PDF_DEFINITIONS = {
+    "pit_ks": "Kolmogorov-Smirnov distance of the probability integral transforms from uniform",
+    "pit_cvm": "Cramer-von Mises statistic of the same",
+    "pit_ad": "Anderson-Darling statistic of the same, transforms kept within 1e-6 of the ends",
+    "crps": "mean integral of (CDF(z) - [z > z_spec])^2",
+    "cde_loss": "mean integral of p(z)^2 - 2 mean p(z_spec), Izbicki and Lee 2017",
+}
+
+
+def relative(z_phot: Float, z_spec: Float) -> Float:
+    """Return dz."""
+    return (z_phot - z_spec) / (1.0 + z_spec)
+
+
+def sums(z_phot: Float, z_spec: Float, median: Float, mad: Float, sigma_iqr: Float) -> Float:
+    """Return what the metrics of one group need beyond quantiles, as sums that add up, shape (10,)."""
+    dz = relative(z_phot, z_spec)
+    step = dz - median
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near, far = (np.where(mad > 0, step / (c * mad), np.where(step == 0, 0.0, np.inf)) for c in (6.0, 9.0))
+    location = np.where(np.abs(near) < 1, (1 - near**2) ** 2, 0.0)
+    inside = np.abs(far) < 1
+    square = np.where(inside, far, 0.0) ** 2
+    return np.array(
+        [
+            len(dz),
+            dz.sum(),
+            (location * step).sum(),
+            location.sum(),
+            np.where(inside, step**2 * (1 - square) ** 4, 0.0).sum(),
+            np.where(inside, (1 - square) * (1 - 5 * square), 0.0).sum(),
+            np.count_nonzero(np.abs(dz) > 0.15),
+            np.count_nonzero(np.abs(dz) > max(0.06, 3 * float(sigma_iqr))),
+            np.count_nonzero(np.abs(z_phot - z_spec) > 1),
+            (1 - 1 / (1 + (dz / 0.15) ** 2)).sum(),
+        ]
+    )
+
+
+def biweight(total: Float, median: float) -> tuple[float, float]:
+    """Return biweight location and scale from `sums` (Beers, Flynn and Gebhardt 1990)."""
+    rows, shift, weight, above, below = total[0], *total[2:6]
+    location = median + shift / weight if weight > 0 else median
+    scale = float(np.sqrt(rows * above) / abs(below)) if below != 0 else 0.0
+    return float(location), scale
+
+
+def bin_pit(shares: Float, edges: Float, z_spec: Float) -> Float:
+    """Return the integral of each p(z), constant within bins, up to the true redshift, shape (rows,)."""
+    bins = len(edges) - 1
+    place = np.clip(np.searchsorted(edges, z_spec, side="right") - 1, 0, bins - 1)
+    before = np.concatenate([np.zeros((len(shares), 1)), np.cumsum(shares, axis=1)], axis=1)
+    within = np.clip((z_spec - edges[place]) / np.diff(edges)[place], 0.0, 1.0)
+    rows = np.arange(len(shares))
+    return np.clip(before[rows, place] + within * shares[rows, place], 0.0, 1.0)
+
+
+def bin_crps(shares: Float, edges: Float, z_spec: Float) -> Float:
+    """Return the continuous ranked probability score of each p(z), constant within bins, shape (rows,); unit of z."""
+    width = np.diff(edges)
+    low = np.concatenate([np.zeros((len(shares), 1)), np.cumsum(shares, axis=1)[:, :-1]], axis=1)
+    high = low + shares
+    # The CDF is linear in a bin: its square integrates to width (a^2 + ab + b^2) / 3, and so does that of 1 - CDF.
+    below = width * (low**2 + low * high + high**2) / 3
+    above = width * ((1 - low) ** 2 + (1 - low) * (1 - high) + (1 - high) ** 2) / 3
+    share = np.clip((z_spec[:, None] - edges[:-1]) / width, 0.0, 1.0)
+    middle = low + share * shares
+    left = width * share * (low**2 + low * middle + middle**2) / 3
+    right = width * (1 - share) * ((1 - middle) ** 2 + (1 - middle) * (1 - high) + (1 - high) ** 2) / 3
+    whole = np.where(share == 1.0, below, np.where(share == 0.0, above, left + right)).sum(axis=1)
+    # Beyond the grid the CDF is 0 or 1.
+    return whole + np.maximum(edges[0] - z_spec, 0.0) + np.maximum(z_spec - edges[-1], 0.0)
+
+
+def bin_cde(shares: Float, edges: Float, z_spec: Float) -> Float:
+    """Return the loss of each conditional density, shape (rows,); 1 / unit of z."""
+    width = np.diff(edges)
+    inside = (z_spec >= edges[0]) & (z_spec < edges[-1])
+    place = np.clip(np.searchsorted(edges, z_spec, side="right") - 1, 0, len(width) - 1)
+    at = np.where(inside, shares[np.arange(len(shares)), place] / width[place], 0.0)
+    return (shares**2 / width).sum(axis=1) - 2 * at
+
+
+def uniformity(pit: Float) -> dict[str, float]:
+    """Return how far transforms are from uniform: ``pit_ks``, ``pit_cvm``, ``pit_ad``."""
+    u, n = np.sort(pit), len(pit)
+    rank = np.arange(1, n + 1)
+    kept = np.clip(u, 1e-6, 1 - 1e-6)
+    return {
+        "pit_ks": float(max((rank / n - u).max(), (u - (rank - 1) / n).max())),
+        "pit_cvm": float(1 / (12 * n) + ((u - (2 * rank - 1) / (2 * n)) ** 2).sum()),
+        "pit_ad": float(-n - ((2 * rank - 1) * (np.log(kept) + np.log1p(-kept[::-1]))).sum() / n),
+    }

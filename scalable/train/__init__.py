@@ -1,0 +1,1 @@
+"""Models trained out of core: exact where that is possible, in passes over batches that fit memory."""

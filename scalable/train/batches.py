@@ -1,0 +1,217 @@
+"""Batches: rows of any number as blocks of features that can be gone through again and again, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalable.cluster import run_tasks
+from scalable.errors import InputError
+from scalable.kernels.counter import Keys, random_bits, row_keys
+
+Float = NDArray[np.float64]
+Sum = TypeVar("Sum")
+
+BLOCK_ROWS = 1 << 16
+"""Rows of a block: features, target and intermediates of one stay in the cache of a core."""
+PART_ROWS = 1 << 18
+_FOLDS = 0xF01D
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows, ready for a learner.
+
+    Attributes
+    ----------
+    columns : ndarray of float64, shape (features, rows)
+        Finite, each feature contiguous.
+    target, weight : ndarray of float64, shape (rows,), or None
+    keys : ndarray of uint64, shape (rows,)
+        Identity of each row, from an id column or its values; random choices are functions of it.
+    groups : ndarray of uint64, shape (rows,)
+        What folds keep together: the row itself, or its pixel on the sky.
+    """
+
+    columns: Float
+    target: Any
+    weight: Any
+    keys: Keys
+    groups: Keys
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.columns.shape[1]
+
+    def take(self, rows: Any) -> Block:
+        """Return some of the rows: a mask, indices or a slice."""
+        target, weight = (None if part is None else part[rows] for part in (self.target, self.weight))
+        return Block(np.ascontiguousarray(self.columns[:, rows]), target, weight, self.keys[rows], self.groups[rows])
+
+
+class Part(Protocol):
+    """Rows that one task goes through; frozen, cheap on the wire."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows, from the begin each time."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Rows to learn from, lazily: nothing is read until a learner goes through them.
+
+    Attributes
+    ----------
+    parts : tuple of Part
+        One task each.
+    names, units : tuple of str
+        Of the features.
+    target, target_unit : str
+        What is learnt, empty for none.
+    column_units : tuple of (str, str)
+        Columns that the features are made of, with their units.
+    """
+
+    parts: tuple[Part, ...]
+    names: tuple[str, ...]
+    units: tuple[str, ...] = ()
+    target: str = ""
+    target_unit: str = ""
+    column_units: tuple[tuple[str, str], ...] = ()
+
+    def over(self, chunk: Callable[..., Sum], merge: Callable[[Sum, Sum], Sum], *shared: Any) -> Sum:
+        """Go through all rows once: ``chunk(block, *shared)`` of every block, merged in the order of the parts.
+
+        That order does not depend on how many workers there are, and so no bit of the result does.
+
+        Raises
+        ------
+        InputError
+            If there is no row.
+        """
+        found = [part for part in self.each(_reduce_part, chunk, merge, shared) if part is not None]
+        if not found:
+            raise InputError(
+                f"no row to learn from: each lacks a feature ({', '.join(self.names)})"
+                + (f" or the target {self.target}" if self.target else "")
+                + "; look at the missing-data policy and at the null rules of the columns"
+            )
+        return reduce(merge, found)
+
+    def each(self, task: Callable[..., Sum], *shared: Any) -> list[Sum]:
+        """Run ``task(part, *shared)`` for every part, and return the results in order."""
+        if len(self.parts) == 1:
+            return [task(self.parts[0], *shared)]
+        return run_tasks(task, list(self.parts), *shared)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all rows here, in order."""
+        for part in self.parts:
+            for block in part.blocks():
+                if len(block):
+                    yield block
+
+    def fold(self, numbers: Sequence[int], of: int, *, seed: int) -> Batches:
+        """Return the rows of some of ``of`` folds; a row's fold is a function of its identity, not of the chunking."""
+        return replace(self, parts=tuple(FoldPart(part, tuple(numbers), of, seed) for part in self.parts))
+
+    def count(self) -> int:
+        """Count the rows, in one pass."""
+        return self.over(len, int.__add__)
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the rows that are learnt from, whatever their order and chunking; one pass."""
+        total, rows = self.over(_digest, _merge_digests)
+        return hashlib.sha256(f"{total:x} {rows} {self.names} {self.target}".encode()).hexdigest()
+
+
+def fold_of(groups: Keys, folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of each row."""
+    return (random_bits(groups, seed=seed, stream=_FOLDS) % np.uint64(folds)).astype(np.int64)
+
+
+def keys_of(columns: Float, target: Float | None) -> Keys:
+    """Return the identity of rows that have no id: equal rows share one."""
+    return row_keys(np.ascontiguousarray(columns if target is None else np.vstack([columns, target])))
+
+
+def _reduce_part(part: Part, chunk: Callable[..., Sum], merge: Callable[[Sum, Sum], Sum], shared: tuple[Any, ...]) -> Sum | None:
+    total: Sum | None = None
+    for block in part.blocks():
+        if len(block):
+            found = chunk(block, *shared)
+            total = found if total is None else merge(total, found)
+    return total
+
+
+def _digest(block: Block) -> tuple[int, int]:
+    return int(keys_of(block.columns, block.target).sum(dtype=np.uint64)), len(block)
+
+
+def _merge_digests(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return (a[0] + b[0]) % (1 << 64), a[1] + b[1]
+
+
+@dataclass(frozen=True)
+class ArrayPart:
+    """Rows of arrays in memory, or mapped from files; the attributes of a `Block`."""
+
+    columns: Any
+    target: Any = None
+    weight: Any = None
+    keys: Any = None
+    groups: Any = None
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows."""
+        for start in range(0, self.columns.shape[1], BLOCK_ROWS):
+            cut = slice(start, start + BLOCK_ROWS)
+            columns = np.ascontiguousarray(self.columns[:, cut])
+            target = None if self.target is None else self.target[cut]
+            keys = keys_of(columns, target) if self.keys is None else self.keys[cut]
+            groups = keys if self.groups is None else self.groups[cut]
+            yield Block(columns, target, None if self.weight is None else self.weight[cut], keys, groups)
+
+
+@dataclass(frozen=True)
+class FoldPart:
+    """The rows of another part that lie in some folds."""
+
+    part: Part
+    numbers: tuple[int, ...]
+    of: int
+    seed: int
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows."""
+        for block in self.part.blocks():
+            yield block.take(np.isin(fold_of(block.groups, self.of, self.seed), self.numbers))
+
+
+def arrays(
+    X: Float, y: Float | None = None, weight: Float | None = None, *, names: Sequence[str] = (), part_rows: int = PART_ROWS
+) -> Batches:
+    """Return arrays in memory as batches.
+
+    Parameters
+    ----------
+    X : ndarray, shape (rows, features)
+        Finite.
+    y, weight : ndarray, shape (rows,), optional
+    names : sequence of str, optional
+        Of the features.
+    part_rows : int
+        Rows of a task.
+    """
+    columns = np.asarray(X, dtype=np.float64).T
+    parts = []
+    for start in range(0, max(len(X), 1), part_rows):
+        cut = slice(start, start + part_rows)
+        parts.append(ArrayPart(columns[:, cut], None if y is None else y[cut], None if weight is None else weight[cut]))
+    return Batches(tuple(parts), tuple(names) or tuple(f"x{i}" for i in range(len(columns))), target="" if y is None else "y")

@@ -1,0 +1,181 @@
+"""Nearest neighbours and kernel regression from a reference set of bounded size, searched exactly."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from sklearn.base import RegressorMixin
+
+from scalable.errors import InputError
+from scalable.kernels.moments import covariance, merge
+from scalable.train.base import Streamed
+from scalable.train.batches import Batches, Block
+from scalable.train.components import block_moments
+from scalable.train.sample import draw
+
+Float = NDArray[np.float64]
+
+
+def _scale(batches: Batches) -> Float:
+    d = len(batches.names)
+    deviation = np.sqrt(np.diag(covariance(batches.over(block_moments, merge, np.zeros(d), np.ones(d)), 0.0)[1]))
+    return np.where(deviation > 0, deviation, 1.0)
+
+
+class KNeighbors(RegressorMixin, Streamed):
+    """The mean of the nearest rows of a reference set: all rows, or a seeded sample of them if there are more than it may hold.
+
+    Parameters
+    ----------
+    n_neighbors : int
+    weights : str
+        ``uniform``, or ``distance`` for weights of one over the distance; row weights multiply either.
+    standardize : bool
+        Whether distances are in units of the features' deviations.
+    reference_rows : int
+        Most rows of the reference set.
+    seed : int
+        Of the sample.
+
+    Attributes
+    ----------
+    reference_, reference_target_, reference_weight_, scale_ : ndarray
+    rows_ : int
+        Rows that the reference set was drawn from.
+    """
+
+    def __init__(
+        self,
+        n_neighbors: int = 20,
+        *,
+        weights: str = "uniform",
+        standardize: bool = True,
+        reference_rows: int = 200_000,
+        seed: int = 0,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.weights = weights
+        self.standardize = standardize
+        self.reference_rows = reference_rows
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KNeighbors:
+        """Draw the reference set from arrays, or from `Batches`."""
+        batches = self._batches(X, y, sample_weight, supervised=True)
+        self.scale_ = _scale(batches) if self.standardize else np.ones(len(batches.names))
+        found = draw(batches, self.reference_rows, seed=self.seed)
+        self.reference_ = np.ascontiguousarray((found.columns / self.scale_[:, None]).T)
+        self.reference_target_, self.reference_weight_, self.rows_ = found.target, found.weight, found.rows
+        self.restore()
+        return self
+
+    def restore(self) -> None:
+        """Make what is not kept in a file: the tree to search in."""
+        self._tree = cKDTree(self.reference_)
+
+    def predict(self, X: Any) -> Float:
+        """Return the predictions, in the unit of the target."""
+        return self.predict_columns(self._columns(X))
+
+    def predict_columns(self, columns: Float) -> Float:
+        """Return the predictions for features of shape (features, rows); the same bits for a row wherever it stands."""
+        k = min(self.n_neighbors, len(self.reference_))
+        distance, index = self._tree.query((columns / self.scale_[:, None]).T, k=[*range(1, k + 1)])
+        weight = self.reference_weight_[index]
+        if self.weights == "distance":
+            with np.errstate(divide="ignore"):
+                near = 1.0 / distance
+            # At no distance, only the rows that are there count.
+            there = np.isinf(near).any(axis=1)
+            near[there] = np.isinf(near[there])
+            weight = weight * near
+        return (weight * self.reference_target_[index]).sum(axis=1) / weight.sum(axis=1)
+
+
+class Cells(NamedTuple):
+    """Occupied cells of a grid, sorted: sums of weight, weighted features and weighted target."""
+
+    place: NDArray[np.int64]
+    sums: Float
+
+
+def _cells(block: Block, width: Float) -> Cells:
+    index = np.floor(block.columns / width[:, None]).astype(np.int64).T
+    weight = np.ones(len(block)) if block.weight is None else np.asarray(block.weight)
+    sums = np.column_stack([weight, (weight * block.columns).T, weight * block.target])
+    return _unique(index, sums)
+
+
+def _unique(index: NDArray[np.int64], sums: Float) -> Cells:
+    cells, where = np.unique(index, axis=0, return_inverse=True)
+    total = np.zeros((len(cells), sums.shape[1]))
+    np.add.at(total, where.ravel(), sums)
+    return Cells(cells, total)
+
+
+def _merge_cells(a: Cells, b: Cells) -> Cells:
+    return _unique(np.concatenate([a.place, b.place]), np.concatenate([a.sums, b.sums]))
+
+
+class KernelRegression(RegressorMixin, Streamed):
+    """Nadaraya and Watson's estimate with a Gaussian kernel, from sums on a grid much finer than the kernel.
+
+    Parameters
+    ----------
+    bandwidth : float
+        Deviation of the kernel, in units of the features' deviations.
+    cells : float
+        Cells of the grid per bandwidth; each is one point at its mean with its weight.
+    most_cells : int
+        Most cells that may be occupied.
+
+    Attributes
+    ----------
+    centres_, cell_weight_, cell_target_, scale_ : ndarray
+    """
+
+    def __init__(self, bandwidth: float = 0.2, *, cells: float = 4.0, most_cells: int = 2_000_000) -> None:
+        self.bandwidth = bandwidth
+        self.cells = cells
+        self.most_cells = most_cells
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KernelRegression:
+        """Sum arrays, or `Batches`, on the grid."""
+        batches = self._batches(X, y, sample_weight, supervised=True)
+        self.scale_ = _scale(batches) * self.bandwidth
+        found = batches.over(_cells, _merge_cells, self.scale_ / self.cells)
+        if len(found.place) > self.most_cells:
+            raise InputError(
+                f"{len(found.place)} cells are occupied, at most {self.most_cells} may be: take fewer cells or features"
+            )
+        self.cell_weight_ = found.sums[:, 0]
+        self.centres_ = found.sums[:, 1:-1] / found.sums[:, :1] / self.scale_
+        self.cell_target_ = found.sums[:, -1] / found.sums[:, 0]
+        self.restore()
+        return self
+
+    def restore(self) -> None:
+        """Make what is not kept in a file: the tree to search in."""
+        self._tree = cKDTree(self.centres_)
+
+    def predict(self, X: Any) -> Float:
+        """Return the predictions, in the unit of the target."""
+        return self.predict_columns(self._columns(X))
+
+    def predict_columns(self, columns: Float) -> Float:
+        """Return the predictions for features of shape (features, rows); far from every cell, that of the nearest."""
+        points = (columns / self.scale_[:, None]).T
+        out = np.empty(len(points))
+        nearest = self._tree.query(points)[1]
+        # Beyond six deviations a cell weighs less than 2e-8 of one at hand.
+        for i, around in enumerate(self._tree.query_ball_point(points, 6.0, return_sorted=True)):
+            square = ((self.centres_[around] - points[i]) ** 2).sum(axis=1)
+            if len(around) == 0:
+                out[i] = self.cell_target_[nearest[i]]
+                continue
+            weight = self.cell_weight_[around] * np.exp(-0.5 * (square - square.min()))
+            out[i] = (weight * self.cell_target_[around]).sum() / weight.sum()
+        return out

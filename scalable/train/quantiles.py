@@ -1,0 +1,61 @@
+"""Exact quantiles of any numbers made from batches, in four counting passes, whatever the chunking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalable.kernels.quantile import PASSES, count_digits, from_sortable, merge_counts, narrow, sortable
+from scalable.train.batches import Batches, Part
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+MOST_COUNTS = 1 << 20
+"""Rows of counts that wait to be merged."""
+Numbers = Callable[..., tuple[Float, Int]]
+"""From a block (and what is shared) to numbers, none NaN, and the group of each."""
+
+
+def exact_quantiles(
+    batches: Batches, numbers: Numbers, groups: int, levels: Sequence[float], *shared: object
+) -> tuple[Float, Int]:
+    """Compute quantiles of each group, linear between order statistics as in ``numpy.quantile``; NaN without any number.
+
+    Returns
+    -------
+    quantiles : ndarray, shape (groups, levels)
+    rows : ndarray of int64, shape (groups,)
+        Numbers in each group.
+    """
+    wanted = 2 * len(levels)
+    prefixes, ranks = np.zeros(groups * wanted, np.uint64), np.zeros(groups * wanted, np.int64)
+    rows, share = np.zeros(groups, np.int64), np.zeros((groups, len(levels)))
+    for done in range(PASSES):
+        counts = merge_counts(batches.each(_count, numbers, wanted, prefixes, done, shared))
+        if done == 0:
+            rows = np.bincount(counts[:, 0], weights=counts[:, 2], minlength=groups * wanted).astype(np.int64)[::wanted]
+            place = np.maximum(rows - 1, 0)[:, None] * np.asarray(levels, dtype=np.float64)
+            low = np.floor(place).astype(np.int64)
+            share = place - low
+            ranks = np.stack([low, np.minimum(low + 1, np.maximum(rows - 1, 0)[:, None])], axis=2).ravel()
+        prefixes, ranks = narrow(counts, prefixes, ranks, done)
+    pair = from_sortable(prefixes).reshape(groups, len(levels), 2)
+    step = pair[:, :, 1] - pair[:, :, 0]
+    # As NumPy's lerp: from the nearer end, so that both ends are met to the bit.
+    found = np.where(share < 0.5, pair[:, :, 0] + step * share, pair[:, :, 1] - step * (1 - share))
+    return np.where(rows[:, None] > 0, found, np.nan), rows
+
+
+def _count(part: Part, numbers: Numbers, wanted: int, prefixes: NDArray[np.uint64], done: int, shared: tuple[object, ...]) -> Int:
+    pieces, waiting = [np.zeros((0, 3), np.int64)], 0
+    for block in part.blocks():
+        values, group = numbers(block, *shared)
+        keys = np.repeat(sortable(values), wanted)
+        pieces.append(count_digits(keys, (group[:, None] * wanted + np.arange(wanted)).ravel(), prefixes, done))
+        waiting += len(pieces[-1])
+        if waiting > MOST_COUNTS:
+            pieces = [merge_counts(pieces)]
+            waiting = 0
+    return merge_counts(pieces)

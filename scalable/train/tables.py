@@ -1,0 +1,283 @@
+"""Batches from tables: a catalogue, files of any format that ingest reads, or an Arrow table, block by block."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from scalable.catalog.catalog import Catalog
+from scalable.catalog.light_curves import floats
+from scalable.errors import ColumnError, InputError, nearest
+from scalable.io.drivers import format_of, reader_for
+from scalable.io.layout import HEALPIX_COLUMN
+from scalable.io.reader import Source
+from scalable.io.regular import open_regular
+from scalable.io.rules import apply_rules, factor, stored_schema
+from scalable.kernels.counter import Keys
+from scalable.kernels.features import Features, units_of
+from scalable.schema import Column, Schema, State, parse_unit
+from scalable.sky.healpix import to_pixels
+from scalable.sky.pixel import MAX_ORDER
+from scalable.survey import ColumnRule
+from scalable.train.batches import BLOCK_ROWS, PART_ROWS, Batches, Block, Float, keys_of
+
+PART_BYTES = 64 << 20
+"""Small files are read by one task until they hold so much."""
+
+Data: TypeAlias = "Catalog | Batches | pa.Table | str | Path | Sequence[str | Path] | Sequence[Path]"
+
+
+class Rows(Protocol):
+    """Where the tables of a part come from; frozen, cheap on the wire."""
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield tables with the named columns."""
+
+
+@dataclass(frozen=True)
+class CatalogRows:
+    """One partition of a catalogue, leaf by leaf where it reads leaves."""
+
+    catalog: Catalog
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the leaves."""
+        if self.catalog.leaves:
+            for leaf in self.catalog.leaves:
+                yield self.catalog.chain.load(leaf, columns)
+        else:
+            yield self.catalog.select(*columns).compute(scheduler="sync")
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Files of one format, block by block, under null rules."""
+
+    format: str
+    sources: tuple[Source, ...]
+    rules: tuple[tuple[str, ColumnRule], ...]
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the blocks of each file."""
+        rules = {name: rule for name, rule in self.rules if name in columns}
+        states = {f"{name}_state" for name in rules}
+        reader = reader_for(self.format)
+        for source in self.sources:
+            for block in reader.scan(source, columns=[name for name in columns if name not in states]):
+                schema = stored_schema(Schema.from_arrow(block.schema), rules, path=source.path) if rules else None
+                yield block if schema is None else apply_rules(block, schema, rules)
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """A table in memory."""
+
+    table: pa.Table
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield it."""
+        yield self.table.select(list(columns))
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """Rows of tables, turned into features."""
+
+    rows: Rows
+    features: Features
+    target: str
+    weight: str
+    key: str
+    sky: tuple[int, tuple[str, ...], float]
+    columns: tuple[str, ...]
+    null_states: tuple[tuple[str, str], ...]
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows that count."""
+        for table in self.rows.tables(self.columns):
+            for start in range(0, table.num_rows, BLOCK_ROWS):
+                yield self._block(table.slice(start, BLOCK_ROWS))[0]
+
+    def left_out(self) -> dict[str, int]:
+        """Return how many rows do not count, by reason, and as ``used`` how many do."""
+        total: dict[str, int] = {"used": 0}
+        for table in self.rows.tables(self.columns):
+            block, found = self._block(table)
+            total["used"] += len(block)
+            for reason, number in found.items():
+                total[reason] = total.get(reason, 0) + number
+        return total
+
+    def _block(self, table: pa.Table) -> tuple[Block, dict[str, int]]:
+        columns, kept, reasons = build(table, self.features, dict(self.null_states))
+        own = np.flatnonzero(kept)
+        extra = [floats(table, name)[own] for name in (self.target, self.weight) if name]
+        known = np.isfinite(np.array(extra)).all(axis=0) if extra else np.ones(len(own), dtype=bool)
+        if not known.all():
+            reasons["no target or weight"] = int(np.count_nonzero(~known))
+            columns, extra, own = np.ascontiguousarray(columns[:, known]), [part[known] for part in extra], own[known]
+        target = extra[0] if self.target else None
+        weight = extra[-1] if self.weight else None
+        keys = _id_keys(table[self.key])[own] if self.key else keys_of(columns, target)
+        groups = _pixels(table, *self.sky)[own] if self.sky[1] else keys
+        return Block(columns, target, weight, keys, groups), reasons
+
+
+def build(table: pa.Table, features: Features, null_states: Mapping[str, str]) -> tuple[Float, NDArray[np.bool_], dict[str, int]]:
+    """Return the features of the rows of a table that count, which these are, and how many are left out and why."""
+    values = {name: floats(table, name) for name in features.columns}
+    states = {}
+    for name in features.values:
+        if f"{name}_state" in table.column_names:
+            states[name] = table[f"{name}_state"].combine_chunks().to_numpy(zero_copy_only=False).astype(np.uint8)
+        elif null_states.get(name):
+            code = State[null_states[name].upper()]
+            states[name] = np.where(np.isfinite(values[name]), State.MEASURED, code).astype(np.uint8)
+    return features.build(values, states)
+
+
+def null_states_of(schema: Schema, features: Features) -> dict[str, str]:
+    """Return what a null means in the columns of features, where the schema says so."""
+    return {column.name: column.null_state for column in schema if column.name in features.values and column.null_state}
+
+
+def columns_of(schema: Schema, features: Features) -> list[str]:
+    """Return the columns to read for features, states included."""
+    return [*features.columns, *(f"{name}_state" for name in features.values if f"{name}_state" in schema)]
+
+
+def batches_of(
+    data: Data,
+    features: Features,
+    *,
+    target: str = "",
+    weight: str = "",
+    key: str = "",
+    sky_order: int | None = None,
+    rules: Mapping[str, ColumnRule] | None = None,
+) -> Batches:
+    """Return the rows of a catalogue, of files or of a table as batches; headers are read, rows are not.
+
+    Parameters
+    ----------
+    data : Catalog, pyarrow.Table, path or sequence of paths
+        Files may be FITS, VOTable, Parquet, HDF5, CSV, ECSV or text, and are streamed; all have the columns of the first.
+    features : Features
+        What is made of the columns.
+    target, weight : str
+        Columns with what is learnt and with row weights; rows without are left out.
+    key : str
+        Column that identifies a row, for folds and bootstrap; by default its values do.
+    sky_order : int, optional
+        HEALPix order of the pixels that folds keep together; needs positions (columns with the roles ``ra`` and ``dec``).
+    rules : mapping of str to ColumnRule, optional
+        Null rules and units for columns of files, as in a survey description.
+
+    Raises
+    ------
+    ColumnError
+        If a column is not there, or a colour would mix units.
+    """
+    if isinstance(data, Batches):
+        return data
+    schema, rows = _rows_of(data, dict(rules or {}))
+    for name in filter(None, (*features.columns, target, weight, key)):
+        schema[name]
+    units = {column.name: column.unit for column in schema}
+    _check_colours(features, units)
+    sky = _sky_columns(schema, sky_order)
+    read = tuple(dict.fromkeys(filter(None, (*columns_of(schema, features), target, weight, key, *sky[1]))))
+    null_states = tuple(null_states_of(schema, features).items())
+    parts = tuple(TablePart(part, features, target, weight, key, sky, read, null_states) for part in rows)
+    own = tuple((name, units[name]) for name in features.columns)
+    return Batches(parts, tuple(features.names), tuple(units_of(features, units)), target, units.get(target, ""), own)
+
+
+def left_out(batches: Batches) -> dict[str, int]:
+    """Count, in one pass over tables, the rows that do not count, by reason, and under ``used`` those that do."""
+    total: dict[str, int] = {}
+    for reasons in batches.each(TablePart.left_out):
+        for reason, number in reasons.items():
+            total[reason] = total.get(reason, 0) + number
+    return total
+
+
+def _rows_of(data: Any, rules: dict[str, ColumnRule]) -> tuple[Schema, list[Rows]]:
+    if isinstance(data, Catalog):
+        return data.columns, [CatalogRows(replace(data, partitions=(partition,))) for partition in data.partitions]
+    if isinstance(data, pa.Table):
+        cuts = range(0, max(data.num_rows, 1), PART_ROWS)
+        return Schema.from_arrow(data.schema), [TableRows(data.slice(start, PART_ROWS)) for start in cuts]
+    return rows_of_files(data, rules)
+
+
+def rows_of_files(data: Any, rules: Mapping[str, ColumnRule] | None = None) -> tuple[Schema, list[Rows]]:
+    """Return the columns of files, under null rules, and their rows in runs of files that one task reads."""
+    paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
+    if not paths:
+        raise InputError("no file to learn from")
+    kind = _format(paths[0])
+    schema = reader_for(kind).describe(Source(str(paths[0]))).schema
+    given = {name: rule for name, rule in (rules or {}).items() if schema[name]}
+    runs: list[list[Source]] = []
+    filled = 0
+    for path in paths:
+        size = path.stat().st_size
+        if not runs or filled + size > PART_BYTES:
+            runs.append([])
+            filled = 0
+        runs[-1].append(Source(str(path)))
+        filled += size
+    stored = stored_schema(schema, given, path=str(paths[0])) if given else schema
+    return stored, [FileRows(kind, tuple(run), tuple(given.items())) for run in runs]
+
+
+def _format(path: Path) -> str:
+    """Return the format that the first bytes of a file speak for."""
+    with open(open_regular(str(path), "table"), "rb", buffering=0) as file:
+        begin = file.read(4)
+    return {b"PAR1": "parquet", b"\x89HDF": "hdf5"}.get(begin) or format_of(path)
+
+
+def _check_colours(features: Features, units: Mapping[str, str]) -> None:
+    known = [name for name in features.magnitudes if units[name]]
+    for name in known[1:]:
+        if parse_unit(units[name]) != parse_unit(units[known[0]]):
+            said = f"{known[0]} [{units[known[0]]}] and {name} [{units[name]}]"
+            raise ColumnError(f"no colour of {said}: convert one of them first, or give its true unit in a rule")
+
+
+def _sky_columns(schema: Schema, order: int | None) -> tuple[int, tuple[str, ...], float]:
+    """Return the order, the columns with positions, and what these are multiplied with to be degrees."""
+    if order is None:
+        return 0, (), 1.0
+    if HEALPIX_COLUMN in schema:
+        return order, (HEALPIX_COLUMN,), 1.0
+    named: list[Column] = []
+    for role in ("ra", "dec"):
+        own = schema.by_role(role) or [column for column in schema if column.name.lower() == role]
+        if not own:
+            raise ColumnError(f"folds by sky need a column with role {role}; {nearest(role, schema.names)}")
+        named.append(own[0])
+    return order, (named[0].name, named[1].name), factor(named[0].unit or "deg", "deg", named[0].name)
+
+
+def _pixels(table: pa.Table, order: int, columns: tuple[str, ...], degrees: float) -> Keys:
+    if columns == (HEALPIX_COLUMN,):
+        return table[HEALPIX_COLUMN].to_numpy().astype(np.uint64) >> np.uint64(2 * (MAX_ORDER - order))
+    ra, dec = (floats(table, name) * degrees for name in columns)
+    return to_pixels(ra, dec, order).astype(np.uint64)
+
+
+def _id_keys(column: pa.ChunkedArray) -> Keys:
+    if pa.types.is_integer(column.type):
+        return column.to_numpy().astype(np.uint64)
+    texts = column.cast(pa.string()).to_pylist()
+    return np.array([int.from_bytes(hashlib.blake2b(str(t).encode(), digest_size=8).digest(), "big") for t in texts], np.uint64)

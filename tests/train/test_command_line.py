@@ -1,0 +1,79 @@
+"""The verbs that learn, as one types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from scalable.catalog.catalog import open_catalog
+from scalable.catalog.collection import Collection
+from scalable.cli import USAGE, main
+from scalable.train.model import open_model
+
+
+def scalable(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    z = rng.uniform(0, 0.5, 1500)
+    path = tmp_path_factory.mktemp("cli") / "galaxies.parquet"
+    pq.write_table(pa.table({"g": 20 + 3 * z + 0.02 * rng.normal(size=1500), "r": 20 + z, "i": 20 + z * z, "z": z}), path)
+    return path
+
+
+def test_train_evaluate_and_predict_files(table: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "m.h5", tmp_path / "out.parquet"
+    arguments = ["--magnitudes", "g,r,i", "--reference", "r", "--target", "z", "--estimator", "ridge", "--folds", "2"]
+    found = scalable("train", table, *arguments, "--model", model)
+    assert found.exit_code == 0, found.output
+    assert "median_abs" in found.output
+    assert "unseen folds" in found.output
+    assert f"scalable predict {model}" in found.output
+    found = scalable("evaluate", model, table, "--bins", "z=0,0.25,0.5", "--json")
+    rows = json.loads(found.stdout)
+    assert [row["rows"] for row in rows] == [1500, rows[1]["rows"], 1500 - rows[1]["rows"]]
+    assert "outlier_rail" in scalable("evaluate", model, table, "--bins", "r=19,20,21").output
+    found = scalable("predict", model, table, "--to", out)
+    assert "1,500 rows written" in found.output
+    assert pq.read_table(out).column_names == ["g", "r", "i", "z", "z_phot"]
+    assert pq.read_schema(out).field("z_phot").metadata[b"role"] == b"value"
+
+
+def test_a_store_is_predicted_into_a_catalogue(synthetic: Collection, tmp_path: Path) -> None:
+    objects = synthetic.path.parents[1]
+    model, out = tmp_path / "m.h5", tmp_path / "out"
+    found = scalable(
+        "train", objects, "--others", "n_J,n_H", "--target", "n_Ks", "--estimator", "linear", "--folds", "0", "--model", model
+    )
+    assert found.exit_code == 0, found.output
+    found = scalable("predict", model, objects, "--to", out)
+    assert found.exit_code == 0, found.output
+    catalog = open_catalog(out)
+    assert catalog.rows == synthetic.objects.rows
+    assert catalog.history[-1]["digest"] == open_model(model).digest
+
+
+def test_a_mixture_is_fitted_and_drawn_from(table: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "m.h5", tmp_path / "sample.parquet"
+    found = scalable("train", table, "--magnitudes", "g,r,i", "--components", "1,2", "--model", model)
+    assert found.exit_code == 0, found.output
+    assert "BIC" in found.output
+    assert "1,000 rows written" in scalable("sample", model, "--rows", "1000", "--to", out).output
+    assert pq.read_table(out).column_names == ["row", "component", "g - r", "r - i"]
+
+
+def test_what_is_wrong_is_said_in_one_sentence(table: Path, tmp_path: Path) -> None:
+    found = scalable("train", table, "--magnitudes", "g,r,y", "--target", "z", "--model", tmp_path / "m.h5")
+    assert found.exit_code == USAGE
+    assert "no column 'y'" in found.output
+    assert "--compare needs" in scalable("train", table, "--magnitudes", "g,r", "--target", "z", "--compare").output
+    assert "is not NAME=EDGE" in scalable("evaluate", "m.h5", table, "--bins", "z=a,b").output

@@ -1,0 +1,269 @@
+"""Learners of many passes: trees, networks, neighbours, curves; equal to scikit-learn or SciPy in memory where they must be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+from distributed import Client
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import least_squares
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import SGDRegressor
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.tree import DecisionTreeRegressor
+from sklearn.utils.estimator_checks import check_estimator
+
+from scalable.cluster import connect
+from scalable.errors import InputError
+from scalable.kernels.counter import poisson
+from scalable.kernels.nonlinear import CURVES
+from scalable.train.batches import Batches, arrays, keys_of
+from scalable.train.checkpoint import Checkpoint
+from scalable.train.incremental import Incremental, MLPRegressor, OrderWarning
+from scalable.train.linear import Ridge
+from scalable.train.mixture import GaussianMixture
+from scalable.train.neighbours import KernelRegression, KNeighbors
+from scalable.train.nonlinear import NonlinearRegression
+from scalable.train.spill import spilled
+from scalable.train.trees import AdaBoost, GradientBoosting, RandomForest
+
+
+def table(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features with few distinct values, so that bins are the same in every implementation."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(0, 60, (rows, 4)) / 7.0
+    return X, X @ [1.0, 2.0, -1.0, 0.3] + np.sin(X[:, 0]) + rng.normal(size=rows)
+
+
+class _Streaming:
+    """A part that is no array, so that it has to be spilled."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+    def blocks(self) -> Any:
+        for block in self.part.blocks():
+            for start in range(0, len(block), 100):
+                yield block.take(slice(start, start + 100))
+
+
+def streaming(batches: Batches) -> Batches:
+    return Batches(tuple(map(_Streaming, batches.parts)), batches.names, target=batches.target)
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.integers(150, 2000), st.integers(0, 99))
+def test_boosting_on_any_chunking_is_that_of_scikit_learn_on_the_same_bins(part_rows: int, seed: int) -> None:
+    X, y = table(1500, seed)
+    with dask.config.set(scheduler="sync"):
+        ours = GradientBoosting(8, max_depth=4).fit(arrays(X, y, part_rows=part_rows))
+    peer = HistGradientBoostingRegressor(max_iter=8, max_leaf_nodes=None, max_depth=4, early_stopping=False).fit(X, y)
+    # The peer keeps gradients in single precision.
+    np.testing.assert_allclose(ours.predict(X), peer.predict(X), atol=1e-5)
+
+
+def test_one_tree_is_that_of_scikit_learn_and_weights_count() -> None:
+    X, y = table(1000)
+    weights = np.random.default_rng(1).integers(1, 4, 1000).astype(float)
+    for weight in (None, weights):
+        ours = AdaBoost(1, max_depth=4, least_rows=5).fit(X, y, weight)
+        peer = DecisionTreeRegressor(max_depth=4, min_samples_leaf=5).fit(X, y, weight)
+        np.testing.assert_allclose(ours.predict(X), peer.predict(X), rtol=1e-10)
+
+
+def test_reweighting_is_that_of_drucker_written_out() -> None:
+    X, y = table(800)
+    ours = AdaBoost(6, max_depth=3, least_rows=5).fit(arrays(X, y, part_rows=111))
+    weight, trees, votes = np.ones(len(y)), [], []
+    for _ in range(6):
+        trees.append(DecisionTreeRegressor(max_depth=3, min_samples_leaf=5).fit(X, y, weight))
+        error = np.abs(trees[-1].predict(X) - y)
+        share = (weight * error / error.max()).sum() / weight.sum()
+        votes.append(np.log((1 - share) / share))
+        weight = weight / weight.sum() * (share / (1 - share)) ** (1 - error / error.max())
+    np.testing.assert_allclose(ours.tree_weights_, votes, rtol=1e-8)
+    each = np.array([tree.predict(X) for tree in trees])
+    order = each.argsort(axis=0)
+    middle = (np.cumsum(np.array(votes)[order], axis=0) >= sum(votes) / 2).argmax(axis=0)
+    np.testing.assert_allclose(ours.predict(X), each[order[middle, np.arange(800)], np.arange(800)], rtol=1e-8)
+
+
+def test_a_forest_does_not_depend_on_chunks_workers_or_spilling_and_knows_its_error_out_of_bag(tmp_path: Path) -> None:
+    X, y = table(1200)
+    test, truth = table(1200, seed=1)
+    settings: dict[str, Any] = {"trees": 12, "max_depth": 8}
+    whole = RandomForest(**settings).fit(X, y)
+    for workers, batches in ((1, arrays(X, y, part_rows=200)), (4, streaming(arrays(X, y, part_rows=200)))):
+        with Client(n_workers=1, threads_per_worker=workers, processes=False, dashboard_address=None):
+            found = RandomForest(**settings, scratch=tmp_path).fit(batches)
+        np.testing.assert_allclose(found.predict(test), whole.predict(test), rtol=1e-10)
+    assert list(tmp_path.iterdir()) == []
+    reordered = RandomForest(**settings).fit(X[::-1], y[::-1])
+    np.testing.assert_allclose(reordered.predict(test), whole.predict(test), rtol=1e-10)
+    each = whole.forest_.each(X.T)
+    unseen = np.array([poisson(keys_of(X.T, y), seed=0, stream=number) == 0 for number in range(12)])
+    some = unseen.any(axis=0)
+    guess = (each * unseen).sum(axis=0)[some] / unseen.sum(axis=0)[some]
+    assert whole.oob_mse_ == pytest.approx(((guess - y[some]) ** 2).mean(), rel=1e-10)
+    errors = [((whole.predict(features) - target) ** 2).mean() for features, target in ((X, y), (test, truth))]
+    assert errors[0] < 0.8 * errors[1] < whole.oob_mse_
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [GradientBoosting(6, max_depth=3), MLPRegressor((8,), epochs=6), MLPRegressor((8,), epochs=6, bins=(-9, 0, 9, 18, 40))],
+    ids=["boosting", "network", "density"],
+)
+def test_a_killed_fit_goes_on_to_the_same_bits(estimator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = table(600)
+    test, _ = table(100, seed=1)
+    batches = arrays(X, y, part_rows=250)
+    whole = estimator.fit(batches).predict(test)
+    estimator.set_params(checkpoint=tmp_path / "state.h5")
+    saves, save = 0, Checkpoint.save
+
+    def killed(self: Checkpoint, *arguments: Any) -> None:
+        nonlocal saves
+        save(self, *arguments)
+        saves += 1
+        if saves == 3:
+            raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", killed)
+        with pytest.raises(_Killed):
+            estimator.fit(batches)
+    assert np.array_equal(estimator.fit(batches).predict(test), whole)
+
+
+def test_sorted_rows_are_mixed_and_said_to_be_sorted(tmp_path: Path) -> None:
+    X, y = table(4000)
+    order = np.argsort(y)
+    test, truth = table(1000, seed=1)
+    settings: dict[str, Any] = {"hidden": (16,), "epochs": 15, "buffer_rows": 1024, "scratch": tmp_path}
+    shuffled = MLPRegressor(**settings).fit(streaming(arrays(X, y)))
+    with pytest.warns(OrderWarning, match="of the variance of y lies between blocks"):
+        ordered = MLPRegressor(**settings).fit(streaming(arrays(X[order], y[order])))
+    errors = [((model.predict(test) - truth) ** 2).mean() for model in (shuffled, ordered)]
+    assert errors[0] < 2.0
+    assert abs(errors[1] / errors[0] - 1) < 0.1
+
+
+def test_any_estimator_with_partial_fit_learns_from_mixed_batches() -> None:
+    X, y = table(3000)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    found = Incremental(SGDRegressor(random_state=0), epochs=5, batch_rows=64).fit(arrays(X, y, part_rows=500))
+    assert found.score(X, y) > 0.9
+
+
+def test_spilled_rows_are_the_same_rows_in_the_same_parts(tmp_path: Path) -> None:
+    X, y = table(1000)
+    source = arrays(X, y, part_rows=300)
+    with spilled(streaming(source), tmp_path) as rows:
+        for mine, theirs in zip(rows.parts, source.parts, strict=True):
+            a, b = list(mine.blocks()), list(theirs.blocks())
+            assert len(a) == len(b) == 1
+            for name in ("columns", "target", "keys", "groups"):
+                assert np.array_equal(getattr(a[0], name), getattr(b[0], name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_neighbours_are_those_of_scikit_learn_and_a_sample_beyond_the_bound() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(1500, 3)), rng.normal(size=1500)
+    for weights in ("uniform", "distance"):
+        ours = KNeighbors(7, weights=weights, standardize=False).fit(arrays(X, y, part_rows=200))
+        peer = KNeighborsRegressor(7, weights=weights).fit(X, y)
+        test = np.vstack([X[:50], rng.normal(size=(50, 3))])
+        np.testing.assert_allclose(ours.predict(test), peer.predict(test), rtol=1e-9)
+    some = [KNeighbors(7, reference_rows=100).fit(arrays(X, y, part_rows=rows)) for rows in (100, 1500)]
+    assert some[0].reference_.shape == (100, 3)
+    assert some[0].rows_ == 1500
+    np.testing.assert_allclose(some[0].predict(X), some[1].predict(X), rtol=1e-9)
+
+
+def test_a_kernel_on_a_fine_grid_is_the_kernel_on_all_rows() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, size=(2000, 2))
+    y = np.sin(3 * X[:, 0]) + X[:, 1]
+    found = KernelRegression(0.3, cells=20).fit(arrays(X, y, part_rows=300))
+    width = 0.3 * X.std(axis=0)
+    test = rng.uniform(-0.9, 0.9, size=(50, 2))
+    weights = np.exp(-0.5 * (((test[:, None] - X[None]) / width) ** 2).sum(axis=2))
+    np.testing.assert_allclose(found.predict(test), weights @ y / weights.sum(axis=1), atol=2e-3)
+    assert np.isfinite(found.predict([[100.0, 100.0]])).all()
+
+
+@pytest.mark.parametrize("curve", sorted(CURVES))
+def test_curves_are_fitted_as_by_scipy(curve: str) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 2))
+    y = np.exp(0.2 + 0.3 * X[:, 0] - 0.2 * X[:, 1]) + 0.02 * rng.normal(size=500)
+    ours = NonlinearRegression(curve).fit(arrays(X, y, part_rows=60))
+    scaled = ((X - ours.centre_) / ours.scale_).T
+    peer = least_squares(
+        lambda p: CURVES[curve](p, scaled)[0] - y, np.zeros(len(ours.parameters_)), xtol=1e-15, ftol=1e-15, gtol=1e-15
+    )
+    np.testing.assert_allclose(ours.parameters_, peer.x, rtol=1e-6, atol=1e-7)
+    value, slopes = CURVES[curve](peer.x, scaled)
+    for n in range(len(peer.x)):
+        step = np.zeros(len(peer.x))
+        step[n] = 1e-6
+        np.testing.assert_allclose((CURVES[curve](peer.x + step, scaled)[0] - value) / 1e-6, slopes[n], atol=1e-4)
+    with pytest.raises(InputError, match="choices: exponential"):
+        NonlinearRegression("cubic").fit(X, y)
+
+
+WEIGHTS = {
+    "check_sample_weight_equivalence_on_dense_data": "a weight is no repetition for draws by row, rows of leaves, neighbours"
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GradientBoosting(10),
+        RandomForest(10),
+        AdaBoost(5),
+        KNeighbors(3),
+        KernelRegression(),
+        NonlinearRegression("quadratic"),
+        MLPRegressor(validation=0),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_the_contract_of_scikit_learn_is_kept(estimator: Any) -> None:
+    check_estimator(estimator, expected_failed_checks=WEIGHTS, on_skip=None)
+
+
+@pytest.mark.long
+def test_one_and_four_worker_processes_give_the_same_bits(tmp_path: Path) -> None:
+    X, y = table(2000)
+    batches = streaming(arrays(X, y, part_rows=150))
+    estimators: list[Any] = [
+        Ridge(None),
+        GaussianMixture(3, max_iter=5),
+        GradientBoosting(4, max_depth=3, scratch=tmp_path),
+        RandomForest(3, max_depth=4, scratch=tmp_path),
+        AdaBoost(3, max_depth=3, scratch=tmp_path),
+        MLPRegressor((8,), epochs=3, scratch=tmp_path),
+        KNeighbors(5),
+        KernelRegression(),
+        NonlinearRegression("quadratic"),
+    ]
+    found = []
+    for workers in (1, 4):
+        with connect(workers=workers):
+            found.append([estimator.fit(batches).predict(X) for estimator in estimators])
+    for estimator, one, four in zip(estimators, *found, strict=True):
+        assert np.array_equal(one, four), estimator
