@@ -107,7 +107,7 @@ import scalable.cube.stack, scalable.cube.write as write
 from scalable.synthetic.images import make_sources
 from scalable.survey import open_survey
 sys.path.insert(0, {tests!r})
-from test_write import SPEC
+from test_write_cube import SPEC
 scalable.cube.stack.MOST_OBJECTS = 7
 whole = write._write_part
 def slow(part, building):
