@@ -176,6 +176,7 @@ def test_killed_at_many_moments_the_bytes_are_the_same(images: Path, tmp_path: P
         assert digest(path) == expected
 
 
+@pytest.mark.long
 def test_a_part_that_a_broken_machine_left_is_made_again_and_another_cube_starts_anew(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
