@@ -134,8 +134,8 @@ def stack_images(
     things, recipe = _sized(survey, images, where, things, size, wanted, combine, resampling, grid)
     groups = _groups(images, things, recipe)
     if combine is None:
-        counts = run_tasks(_epochs, groups, recipe, reader)
-        recipe = replace(recipe, epochs=max(1, *counts, 1))
+        counts = run_tasks(most_epochs, groups, recipe, reader)
+        recipe = replace(recipe, epochs=max(1, *counts))
     return _dataset(survey, images, things, recipe, groups, reader, size, "tile" if tiles else "object")
 
 
@@ -257,10 +257,8 @@ def _sized(
     )
     one = pixels * pixels * (dtype.itemsize + _PIXEL_BYTES)
     depth = images.depth
-    per_task = (
-        SHARD_BYTES // (one * len(bands) * (1 if combine else depth)) if combine is None else SHARD_BYTES // (one * len(bands))
-    )
-    per_task = min(per_task, STACK_BYTES // (2 * one * depth), MOST_OBJECTS, len(things.ids))
+    shard = one * len(bands) * (1 if combine else depth)
+    per_task = min(SHARD_BYTES // shard, STACK_BYTES // (2 * one * depth), MOST_OBJECTS, len(things.ids))
     return replace(things, scale_arcsec=scale, side_arcsec=side, per_task=max(1, per_task)), recipe
 
 
@@ -309,10 +307,6 @@ def _groups(images: SkyImages, things: _Things, recipe: Recipe) -> list[Group]:
     return groups
 
 
-def _epochs(group: Group, recipe: Recipe, reader: ImageReader) -> int:
-    return most_epochs(group, recipe, reader)
-
-
 def _dataset(
     survey: Survey,
     images: SkyImages,
@@ -353,7 +347,7 @@ def _dataset(
         "band": (("band",), np.array(recipe.bands, object), {"long_name": "filter"}),
         **{key: variables.pop(key) for key in ("mjd", "exposure")},
     }
-    waves = (survey.images.wavelength_nm if survey.images else {}) or {}
+    waves = survey.images.wavelength_nm if survey.images else {}
     coordinates["wavelength"] = (("band",), np.array([waves.get(band, np.nan) for band in recipe.bands]), {"units": "nm"})
     variables |= _tables(images, recipe.bands, reader)
     policy = asdict(CutoutSize(pixels=size)) if isinstance(size, int) else None if size is None else asdict(size)

@@ -107,7 +107,7 @@ import scalable.cube.stack, scalable.cube.write as write
 from scalable.synthetic.images import make_sources
 from scalable.survey import open_survey
 sys.path.insert(0, {tests!r})
-from test_write import SPEC
+from test_write_cube import SPEC
 scalable.cube.stack.MOST_OBJECTS = 7
 whole = write._write_part
 def slow(part, building):
@@ -176,6 +176,7 @@ def test_killed_at_many_moments_the_bytes_are_the_same(images: Path, tmp_path: P
         assert digest(path) == expected
 
 
+@pytest.mark.long
 def test_a_part_that_a_broken_machine_left_is_made_again_and_another_cube_starts_anew(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
