@@ -255,19 +255,19 @@ def votable_header(schema: Schema, types: Mapping[str, tuple[str, str | None]] |
     document.resources.append(resource)
     table = TableElement(document)
     resource.tables.append(table)
-    for column in schema:
-        if pa.types.is_struct(column.dtype):
-            # VOTable has no word for a nested column.
-            continue
-        datatype, arraysize = types[column.name] if types else _parquet_type(column.dtype)
-        field = Field(document, name=column.name, datatype=datatype, arraysize=arraysize, unit=column.unit or None)
-        field.ucd = column.ucd or None
-        field.description = column.description or None
-        table.fields.append(field)
     sink = io.BytesIO()
     with warnings.catch_warnings():
         # A unit or a name that the standard frowns upon is written all the same: losing it would be worse.
         warnings.simplefilter("ignore", VOWarning)
+        for column in schema:
+            if pa.types.is_struct(column.dtype):
+                # VOTable has no word for a nested column.
+                continue
+            datatype, arraysize = types[column.name] if types else _parquet_type(column.dtype)
+            field = Field(document, name=column.name, datatype=datatype, arraysize=arraysize, unit=column.unit or None)
+            field.ucd = column.ucd or None
+            field.description = column.description or None
+            table.fields.append(field)
         document.to_xml(sink)
     return sink.getvalue()
 

@@ -101,6 +101,11 @@ def test_in_whatever_pieces_files_come_the_store_is_that_of_all_at_once(
     append_random_skies(tmp_path_factory, 5, kind)
 
 
+def test_files_without_any_row_join_a_store_with_a_wide_object(tmp_path: Path) -> None:
+    sky = Sky(rows=((1, 0, 0.0, 90.0), (1, 0, 90.0, 89.9998)), margin_arcsec=0.5, leaf_rows=1.0)
+    append_by_id(sky, [3], tmp_path)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", GROUPINGS)
 def test_in_whatever_pieces_the_files_of_many_skies_come(tmp_path_factory: pytest.TempPathFactory, kind: str) -> None:
