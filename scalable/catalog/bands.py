@@ -72,7 +72,7 @@ class BandJoin:
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Pick or average, and put bands side by side."""
-        curves = light_curves(table, self.bands)
+        curves = light_curves(table, self.bands, complete=self.inner)
         columns = {name: curves.objects[name] for name in curves.objects.column_names}
         picked = [] if self.pick in AVERAGES else self._picked(curves)
         for name, error in zip(self.values, self.errors, strict=True):
@@ -83,14 +83,13 @@ class BandJoin:
                     columns[f"{band}_{name}"] = column.take(picked[number])
                 else:
                     columns[f"{band}_{name}"] = nullable(curves.by_object(average, number), pa.float64())
-        joined = pa.table(columns)
-        return joined.filter(pa.array((curves.curve_of >= 0).all(axis=0))) if self.inner else joined
+        return pa.table(columns)
 
     def _picked(self, curves: LightCurves) -> list[pa.Array]:
         """Return for each band the row of every object; null where it has none."""
         rows = self._rows(curves)
         by_band = [curves.by_object(rows, number, -1) for number in range(len(self.bands))]
-        return [pa.array(found, mask=found < 0) for found in by_band]
+        return [pa.array(found, mask=found < 0 if found.min(initial=0) < 0 else None) for found in by_band]
 
     def _rows(self, curves: LightCurves) -> NDArray[np.int64]:
         if self.pick == "first":

@@ -44,19 +44,23 @@ class LightCurves:
         curves = self.curve_of[band]
         if not len(values):
             return np.full(len(curves), empty)
-        found = values[curves]
-        found[curves < 0] = empty
+        found, missing = values[curves], curves < 0
+        if missing.any():
+            found[missing] = empty
         return found
 
 
-def light_curves(table: pa.Table, bands: Sequence[str]) -> LightCurves:
+def light_curves(table: pa.Table, bands: Sequence[str], *, complete: bool = False) -> LightCurves:
     """Group a leaf of detections, as it is stored, into light curves.
 
-    The table needs ``object_id`` and ``band``; of the other `KEYS` those are given back that it has.
+    The table needs ``object_id`` and ``band``; of the other `KEYS` those are given back that it has. With ``complete`` only
+    objects that have all bands are listed.
     """
     named, bands_of = _names(table["band"].combine_chunks(), bands)
     ids = table["object_id"].combine_chunks().to_numpy()
     first_rows, offsets, curve_of = band_curves(ids, named, bands_of, len(bands))
+    if complete and not (every := (curve_of >= 0).all(axis=0)).all():
+        first_rows, curve_of = first_rows[every], curve_of[:, every]
     objects = table.select([name for name in KEYS if name in table.column_names]).take(first_rows)
     points = table if offsets[-1] == table.num_rows else table.filter(pa.array(bands_of[named] >= 0))
     return LightCurves(objects, points, offsets, curve_of)

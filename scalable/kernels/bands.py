@@ -38,29 +38,27 @@ def band_curves(ids: Int, named: NDArray[np.int32], bands_of: NDArray[np.int32],
     curve_of : ndarray, shape (bands, objects)
         The light curve of each object in each band; -1 where there is none.
     """
-    objects = curves = 0
-    for i in range(len(ids)):
-        fresh = i == 0 or ids[i] != ids[i - 1]
-        objects += fresh
-        curves += (fresh or named[i] != named[i - 1]) and bands_of[named[i]] >= 0
+    objects = 1 if len(ids) else 0
+    for i in range(1, len(ids)):
+        objects += 1 if ids[i] != ids[i - 1] else 0
     first_rows, curve_of = np.empty(objects, dtype=np.int64), np.full((bands, objects), -1)
-    offsets = np.zeros(curves + 1, dtype=np.int64)
+    offsets = np.empty(len(ids) + 1, dtype=np.int64)
     rows = curves = 0
-    g = -1
+    g, band = -1, np.int32(-1)
     for i in range(len(ids)):
         fresh = i == 0 or ids[i] != ids[i - 1]
         if fresh:
             g += 1
             first_rows[g] = i
-        band = bands_of[named[i]]
-        if band < 0:
-            continue
         if fresh or named[i] != named[i - 1]:
-            curve_of[band, g] = curves
-            curves += 1
-        rows += 1
-        offsets[curves] = rows
-    return first_rows, offsets, curve_of
+            band = bands_of[named[i]]
+            if band >= 0:
+                curve_of[band, g] = curves
+                offsets[curves] = rows
+                curves += 1
+        rows += 1 if band >= 0 else 0
+    offsets[curves] = rows
+    return first_rows, offsets[: curves + 1].copy(), curve_of
 
 
 def first_rows(offsets: Int) -> Int:
