@@ -94,7 +94,7 @@ GROUPINGS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any, list[int], Pat
 """Which skies to draw, how to ingest them in pieces, and where a row names its file."""
 
 
-@pytest.mark.parametrize("kind", GROUPINGS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.long if k == "reference" else []) for k in GROUPINGS])
 def test_in_whatever_pieces_files_come_the_store_is_that_of_all_at_once(
     tmp_path_factory: pytest.TempPathFactory, kind: str
 ) -> None:

@@ -264,7 +264,10 @@ def crossing(place: Position) -> tuple[tuple[int, float, float], ...]:
     return tuple(rows)
 
 
-@pytest.mark.parametrize("leaf_rows", [1.0, 30.0, 1e6], ids=["tiny leaves", "small leaves", "one leaf"])
+@pytest.mark.parametrize(
+    "leaf_rows",
+    [pytest.param(1.0, id="tiny leaves"), *(pytest.param(n, id=f"leaves of {n:g}", marks=pytest.mark.long) for n in (30, 1e6))],
+)
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_objects_by_position_around_an_awkward_place_are_those_of_all_pairs(
     tmp_path: Path, place: Position, leaf_rows: float
@@ -274,7 +277,7 @@ def test_objects_by_position_around_an_awkward_place_are_those_of_all_pairs(
     check_store(tmp_path / "store")
 
 
-@pytest.mark.parametrize("by", ["position", "reference"])
+@pytest.mark.parametrize("by", ["position", pytest.param("reference", marks=pytest.mark.long)])
 def test_the_tiling_changes_nothing_but_the_leaves(tmp_path: Path, by: str) -> None:
     references = ((7, *moved(PLACES["order 10"], 60, 4.1)), (9, *moved(PLACES["order 10"], 20, 0.2)))
     rows = crossing(PLACES["order 10"]) + crossing(moved(PLACES["order 10"], 40, 3000.0))
@@ -462,7 +465,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
     assert kept == finished
 
 
-@pytest.mark.parametrize("by", ["position", "reference"])
+@pytest.mark.parametrize("by", ["position", pytest.param("reference", marks=pytest.mark.long)])
 def test_threads_give_the_same_bytes(tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "BATCH_BYTES", 10_000)
     monkeypatch.setattr(ingest_plan, "TASK_BYTES", 1)

@@ -51,7 +51,7 @@ def whole(store: Collection) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-@pytest.mark.parametrize("block", [pytest.param(n, marks=[] if n < 3 else pytest.mark.long) for n in range(10)])
+@pytest.mark.parametrize("block", [pytest.param(n, marks=[] if n < 2 else pytest.mark.long) for n in range(10)])
 def test_generated_queries_answer_as_one_database_does(store: Collection, whole: duckdb.DuckDBPyConnection, block: int) -> None:
     assert len(store.detections.leaves) >= 4
     given = 0

@@ -264,7 +264,7 @@ def test_empty_cells_are_null_quoted_or_not_in_any_column(tmp_path: Path) -> Non
     assert whole.to_pylist()[1:] == [dict.fromkeys("nxse")] * 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.floats(allow_nan=False).map(repr) | st.from_regex(r"-?[0-9]{1,20}\.[0-9]{0,20}", fullmatch=True), min_size=1))
 def test_every_number_is_the_nearest_float(tmp_path_factory: pytest.TempPathFactory, numbers: list[str]) -> None:
     path = put(tmp_path_factory.getbasetemp() / "n.csv", "a,b\n" + "".join(f"{number},x\n" for number in ["0.5", *numbers]))

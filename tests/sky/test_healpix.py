@@ -244,7 +244,7 @@ def test_pixels_are_those_of_the_healpix_definition_at_order_zero() -> None:
     assert to_pixels(ra, dec, 0).tolist() == list(range(12))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None)
 @given(places(), st.floats(-1, math.log10(648_000)).map(lambda log: 10**log), st.integers(0, 2**32 - 1))
 def test_a_cone_holds_the_pixels_of_all_its_points(where, radius_arcsec, seed) -> None:
     rng = np.random.default_rng(seed)
