@@ -265,6 +265,6 @@ def check_meanings(columns: list[tuple[Column, Meaning]]) -> None:
         missing += [name for name in ("reason", "obtained") if not getattr(meaning, name)]
         missing += ["ucd"] if not column.ucd else []
         if missing:
-            lines.append(f"  {column.name}: {{{', '.join(f'{name}: "…"' for name in missing)}}}")
+            lines.append(f"  {column.name}: {{" + ", ".join(f'{name}: "…"' for name in missing) + "}")
     if lines:
         raise SurveyError("columns are not described; add to columns: of the recipe (unit: '' for a pure number):\n" + "\n".join(lines))

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from scalable.catalog.bands import join_bands
 from scalable.catalog.catalog import Catalog
-from scalable.catalog.collection import Collection
 from scalable.catalog.light_curves import KEYS
 from scalable.catalog.steps import Step
 from scalable.catalog.variability import variability
@@ -57,9 +56,8 @@ class Together:
         return pa.table(columns)
 
 
-def catalog_of(collection: Collection, recipe: Recipe) -> Catalog:
+def catalog_of(detections: Catalog, recipe: Recipe) -> Catalog:
     """Return the rows of the release before anything is dropped, with keys and position; nothing is computed."""
-    detections = collection.detections
     if recipe.rows == "detections":
         for name in recipe.keep:
             if name not in detections.columns:
@@ -80,6 +78,14 @@ def catalog_of(collection: Collection, recipe: Recipe) -> Catalog:
         if name not in detections.columns:
             raise ColumnError(f"light_curves: no column {name!r} in the detections; {nearest(name, detections.columns.names)}")
     return detections.then(Together(tuple(steps)))
+
+
+def curve_schema(detections: Catalog, recipe: Recipe) -> pa.Schema:
+    """Return the columns of the detections that lie beside objects: keys, what the recipe asks for, and its states."""
+    stored = detections.columns.names
+    states = [f"{name}_state" for name in recipe.light_curves if f"{name}_state" in stored]
+    chosen = dict.fromkeys(["object_id", *LIGHT_CURVE_KEYS, *recipe.light_curves, *states])
+    return pa.schema([detections.schema.field(name) for name in chosen], detections.schema.metadata)
 
 
 @dataclass(frozen=True)

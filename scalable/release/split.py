@@ -11,11 +11,12 @@ from scipy.spatial import cKDTree
 
 from scalable.errors import SurveyError
 from scalable.release.recipe import Split
-from scalable.sky.healpix import SIDE_ARCSEC, near_pixel, neighbours, to_pixels, unit_vectors
-from scalable.sky.pixel import Pixel
+from scalable.sky.healpix import SIDE_ARCSEC, to_pixels, unit_vectors
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_DIRECTIONS = 24
 
 
 class Part(IntEnum):
@@ -35,9 +36,9 @@ def check_split(split: Split) -> None:
     SurveyError
         Naming the largest order that has room for it.
     """
-    # The narrowest cell is wider than a quarter of the square root of its area.
-    if split.guard_arcsec > SIDE_ARCSEC / (1 << split.order) / 4:
-        fits = int(np.floor(np.log2(SIDE_ARCSEC / 4 / split.guard_arcsec)))
+    # The narrowest cell is wider than a quarter of the square root of its area; the circle that is looked at, twice the band.
+    if split.guard_arcsec > SIDE_ARCSEC / (1 << split.order) / 8:
+        fits = int(np.floor(np.log2(SIDE_ARCSEC / 8 / split.guard_arcsec)))
         raise SurveyError(f"split.order: pixels of order {split.order} are too small for a guard band of {split.guard_arcsec} "
                           f"arcsec; take order {fits} or less")  # fmt: skip
 
@@ -73,7 +74,7 @@ def split_rows(split: Split, ids: Ints, ra: Floats, dec: Floats) -> tuple[NDArra
     Returns
     -------
     parts, folds : ndarray of int8, shape (n,)
-        `Part` and number of the fold, from 0. Rows nearer than the guard band to a pixel of another part are `Part.GUARD`, which
+        `Part` and number of the fold, from 0. All rows nearer than the guard band to a pixel of another part, and some up to twice as far, are `Part.GUARD`, which
         depends on their position alone: rows that are added later change nothing.
     """
     if not len(ids):
@@ -82,17 +83,28 @@ def split_rows(split: Split, ids: Ints, ra: Floats, dec: Floats) -> tuple[NDArra
     parts = deal(split, cells)
     unique, where = np.unique(cells, return_inverse=True)
     folds = np.array([int(_share(f"{split.salt}:fold:{split.order}:{c}") * split.folds) for c in unique.tolist()], np.int8)[where]
-    if split.random:
-        return parts, folds
-    guarded = parts.copy()
-    for cell in unique.tolist():
-        mine = np.flatnonzero(cells == cell)
-        around = neighbours(np.array([cell]), split.order)
-        others = around[deal(split, around) != parts[mine[0]]]
-        for other in others.tolist():
-            near = near_pixel(Pixel(split.order, other), ra[mine], dec[mine], radius_arcsec=split.guard_arcsec)
-            guarded[mine[near]] = Part.GUARD
-    return guarded, folds
+    if not split.random:
+        parts[_near_others(split, parts, ra, dec)] = Part.GUARD
+    return parts, folds
+
+
+def _near_others(split: Split, parts: NDArray[np.int8], ra: Floats, dec: Floats) -> NDArray[np.bool_]:
+    """Return which rows may lie within the guard band of a pixel of another part.
+
+    Points on a circle of twice the band's width around a row are looked up: a border that comes nearer than the width, even the
+    corner of a pixel, which opens by 40 degrees or more, is wider there than the points are apart.
+    """
+    near = np.zeros(len(ra), dtype=bool)
+    radius = 2 * np.deg2rad(split.guard_arcsec / 3600)
+    centre = unit_vectors(ra, dec)
+    east = np.column_stack([-np.sin(np.deg2rad(ra)), np.cos(np.deg2rad(ra)), np.zeros(len(ra))])
+    north = np.cross(centre, east)
+    for angle in np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS):
+        point = np.cos(radius) * centre + np.sin(radius) * (np.cos(angle) * east + np.sin(angle) * north)
+        point_dec = np.rad2deg(np.arctan2(point[:, 2], np.hypot(point[:, 0], point[:, 1])))
+        point_ra = np.rad2deg(np.arctan2(point[:, 1], point[:, 0])) % 360
+        near |= deal(split, to_pixels(point_ra, point_dec, split.order)) != parts
+    return near
 
 
 def leaks(parts: NDArray[np.int8], ra: Floats, dec: Floats, *, radius_arcsec: float) -> int:

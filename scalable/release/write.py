@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from scalable.release.manifest import read_manifest, write_sums
 from scalable.release.parts import Plan, Shell, as_json, count_part, digest_part, make_part, part_name, shard_path, write_shard
 from scalable.release.provenance import Provenance, write_provenance
 from scalable.release.recipe import Motivation, Query, Recipe, check_meanings, require_motives
-from scalable.release.rows import catalog_of, features
+from scalable.release.rows import catalog_of, curve_schema, features
 from scalable.release.select import parse_cuts
 from scalable.release.sources import of_observations, read_headers
 from scalable.release.split import check_split
@@ -52,6 +53,7 @@ def write_release(
     *,
     into: str | Path,
     parent: str | Path | None = None,
+    fitted: Mapping[str, Any] | None = None,
     on_done: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Write a release of a store; computes, on the scheduler in use.
@@ -70,6 +72,8 @@ def write_release(
         Folder to make; must not exist.
     parent : str or Path, optional
         The release that this one follows: its fitted rules are kept, and the version follows from what changed.
+    fitted : mapping, optional
+        The entry ``outliers`` of a manifest, whose rules are kept instead of fitting them; by default that of the parent.
     on_done : callable, optional
         Called with the stage, the tasks done and all tasks of it.
 
@@ -90,7 +94,7 @@ def write_release(
     destination = local_place(into)
     if destination.exists():
         raise StoreError(f"{destination}: is there already; remove it, or give another path")
-    job = _prepare(collection, recipe, parent)
+    job = _prepare(collection, recipe, parent, fitted)
     with working_on(destination, job.token) as work:
         build(job, work, on_done or (lambda *_: None))
         publish(work / "release", destination)
@@ -110,33 +114,28 @@ class Job:
     parts: tuple[Any, ...]
     steps: tuple[dict[str, Any], ...]
     parent: Path | None
+    fitted: Mapping[str, Any] | None
     token: str
 
 
-def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None) -> Job:
+def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, fitted: Mapping[str, Any] | None) -> Job:
     """Check all that can be checked without data."""
     survey = Survey.model_validate(read_json(collection.path / "survey.json"))
     motives = require_motives(survey, recipe)
     check_split(recipe.split)
-    catalog = catalog_of(collection, recipe)
+    detections = collection.detections
+    catalog = catalog_of(detections, recipe)
     released = features(catalog.schema, survey, recipe)
-    curves = ()
-    if recipe.rows == "objects":
-        keys = ("object_id", "band", "mjd", "observation_id", "source_row")
-        shown = collection.detections.select(*dict.fromkeys([*keys, *recipe.light_curves, *_states(collection, recipe)]))
-        curves = features(shown.schema, survey, recipe)
+    curves = features(curve_schema(detections, recipe), survey, recipe) if recipe.rows == "objects" else ()
     check_meanings([(f.column, f.meaning) for f in (*released, *curves)])
     plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe, parse_cuts(recipe, catalog.schema))
     folder = local_place(parent) if parent is not None else None
-    before = read_manifest(folder)["content"] if folder else ""
-    token = tokenize(__version__, collection.manifest["run_id"], recipe.model_dump_json(), survey.model_dump_json(), before)
+    before = read_manifest(folder) if folder else None
+    fitted = fitted or (before["outliers"] if before else None)
+    content = before["content"] if before else ""
+    token = tokenize(__version__, collection.manifest["run_id"], recipe.model_dump_json(), survey.model_dump_json(), content, fitted)
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
-    return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, token)
-
-
-def _states(collection: Collection, recipe: Recipe) -> list[str]:
-    stored = collection.detections.columns.names
-    return [f"{name}_state" for name in recipe.light_curves if f"{name}_state" in stored]
+    return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
 
 
 @contextmanager
@@ -179,7 +178,7 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     if not parts:
         raise StoreError(f"{job.recipe.release}: no row is left; nothing was written. Dropped: {_dropped(records)}")
     before = read_manifest(job.parent) if job.parent else None
-    robust = _fit(parts, plan, before)
+    robust = _fit(parts, plan, job.fitted)
     digested = _run("digest", digest_part, parts, tell, plan, robust)
     index = pa.concat_tables([read_arrow(plan.file(part, "index.arrow")) for part in parts])
     if index.num_rows != sum(record["rows"] for record in records):
@@ -237,13 +236,12 @@ def _dropped(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return dict(total)
 
 
-def _fit(parts: Sequence[str], plan: Plan, before: Mapping[str, Any] | None) -> Robust:
-    """Return what outliers are measured by: that of the parent, or else exact order statistics of all rows."""
+def _fit(parts: Sequence[str], plan: Plan, kept: Mapping[str, Any] | None) -> Robust:
+    """Return what outliers are measured by: the rule that is kept, or else exact order statistics of all rows."""
     far = plan.recipe.outliers.far
     if far is None:
         return Robust()
-    if before and tuple(before["outliers"]["columns"]) == far.columns:
-        kept = before["outliers"]
+    if kept and tuple(kept["columns"]) == far.columns:
         return Robust(far.columns, tuple(kept["middle"]), tuple(kept["half_width"]), kept["fitted_by"])
     each = len(QUANTILES)
     prefixes = np.zeros(len(far.columns) * each, dtype=np.uint64)
@@ -256,7 +254,7 @@ def _fit(parts: Sequence[str], plan: Plan, before: Mapping[str, Any] | None) -> 
         prefixes, ranks = narrow(merge_counts([counts for counts, _ in found]), prefixes, ranks, done)
     values = from_sortable(prefixes).reshape(-1, each)
     values[totals == 0] = 0.0
-    return Robust(far.columns, tuple(values[:, 1].tolist()), tuple(((values[:, 2] - values[:, 0]) / 2).tolist()), "this release")
+    return Robust(far.columns, tuple(values[:, 1].tolist()), tuple(((values[:, 2] - values[:, 0]) / 2).tolist()), FIRST)
 
 
 def _diff(job: Job, index: pa.Table) -> Diff | None:
@@ -314,6 +312,8 @@ def _write_index(index: pa.Table, release: Path) -> None:
 
 def write_documents(release: Path, survey: Survey, manifest: Mapping[str, Any], diff: Diff | None) -> None:
     """Write everything that people and other tools read: manifest, datasheet, Croissant, README, code, the diff."""
+    # As it is read again: what follows from the manifest follows from the file.
+    manifest = json.loads(as_json(manifest))
     write_json(release / names.MANIFEST, manifest)
     for name, value in documents(manifest, names.file_digest(release / names.INDEX)).items():
         write_text(release / name, value)
@@ -339,9 +339,3 @@ def survey_text(survey: Survey) -> str:
     """Return the survey description as a release keeps it: with the root wherever its reader has the sources."""
     values = survey.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"root": "${SCALABLE_SOURCES:-.}"}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-
-
-def outliers_of(robust: Robust, recipe: Recipe) -> dict[str, Any]:
-    """Return the fitted rule as the manifest keeps it."""
-    far = recipe.outliers.far
-    return {**asdict(robust), "threshold": far.threshold if far else None}
