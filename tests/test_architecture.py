@@ -27,6 +27,7 @@ FLOORS = {
     "synthetic": 3,
     "catalog": 4,
     "cube": 4,
+    "release": 5,
     "train": 6,
     "report": 7,
     "pipeline": 8,
@@ -45,6 +46,7 @@ NEVER = {
     "synthetic": {"dask", "distributed"},
     "catalog": {"pandas", "matplotlib"},
     "cube": {"pandas", "matplotlib"},
+    "release": {"pandas", "matplotlib"},
     "train": {"pandas", "matplotlib", "h5py", "astropy"},
     "report": {"dask", "distributed"},
 }

@@ -24,6 +24,9 @@ def code_digest() -> str:
 
 def lock_file() -> str:
     """Return the versions in use, one a line, as pip reads them; our code's digest as a comment."""
-    lines = [f"# Python {platform.python_version()}", f"# scalable-sky {scalable.__version__}, sha256 of its code {code_digest()}"]
+    lines = [
+        f"# Python {platform.python_version()}",
+        f"# scalable-sky {scalable.__version__}, sha256 of its code {code_digest()}",
+    ]
     lines += [f"{name}=={metadata.version(name)}" for name in sorted(LIBRARIES)]
     return "\n".join(lines) + "\n"

@@ -29,7 +29,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: no release is there; write_release makes one")
     manifest = read_json(path / MANIFEST)
     if manifest.get("format_version", 0) > FORMAT:
-        raise StoreError(f"{path}: has format {manifest['format_version']}, this version reads up to {FORMAT}; upgrade scalable-sky")
+        raise StoreError(
+            f"{path}: has format {manifest['format_version']}, this version reads up to {FORMAT}; upgrade scalable-sky"
+        )
     return manifest
 
 

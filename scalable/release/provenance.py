@@ -116,7 +116,15 @@ def _rejected(books: Provenance) -> Iterator[tuple[bool, pa.Table]]:
     of_detections = books.manifest["recipe"]["rows"] == "detections"
     for piece in books.collection.iterate_rejected():
         words = pa.repeat("ingest", piece.num_rows)
-        columns = [piece["object_id"], piece["observation_id"], piece["source_row"], words, piece["reason"], piece["column"], piece["value"]]
+        columns = [
+            piece["object_id"],
+            piece["observation_id"],
+            piece["source_row"],
+            words,
+            piece["reason"],
+            piece["column"],
+            piece["value"],
+        ]
         yield of_detections, pa.table(columns, schema=REJECTED)
     for path in books.rejected:
         yield True, read_arrow(path)
@@ -136,7 +144,11 @@ class _Limits:
         self._values: dict[str, set[str]] = {key: set() for key in LIMITS}
         self._ranges: dict[str, str] = {}
         for name, unit in (("mjd", "d"), ("exposure_s", "s"), ("airmass", "")):
-            if name in observed.column_names and observed[name].null_count < observed.num_rows and pa.types.is_floating(observed[name].type):
+            if (
+                name in observed.column_names
+                and observed[name].null_count < observed.num_rows
+                and pa.types.is_floating(observed[name].type)
+            ):
                 bounds = pc.min_max(observed[name]).as_py()
                 self._ranges[name] = f"{bounds['min']:g} to {bounds['max']:g} {unit}".strip()
 

@@ -161,7 +161,9 @@ class Recipe(Part):
     flags: tuple[Flag, ...] = ()
     outliers: Outliers = Outliers()
     labels: tuple[Label, ...] = ()
-    columns: dict[str, Meaning] = Field(default_factory=dict, description="by name or pattern such as *_Mag1")
+    columns: dict[str, Meaning] = Field(
+        default_factory=dict, description="by name or pattern such as *_Mag1; the name itself, then the longest pattern"
+    )
     split: Split = Split()
     datasheet: dict[str, str] = Field(default_factory=dict, description="answers; 'not applicable: …' with a reason")
     whole: bool = Field(False, description="release the source files too, so that FITS files come back bit for bit")
@@ -185,11 +187,12 @@ class Recipe(Part):
         return self
 
     def meaning(self, name: str) -> Meaning:
-        """Return what the recipe says of a column: each field from the first pattern that fits and gives it."""
+        """Return what the recipe says of a column: each field from the longest pattern that fits and gives it."""
         found: dict[str, Any] = {}
-        for pattern, meaning in self.columns.items():
+        for pattern in sorted(self.columns, key=lambda text: ("*" in text or "?" in text, -len(text), text)):
             if fnmatchcase(name, pattern):
-                found = meaning.model_dump(exclude_unset=True) | found
+                given = self.columns[pattern].model_dump(exclude_defaults=True)
+                found = given | found
         return Meaning(**found)
 
 
@@ -267,4 +270,6 @@ def check_meanings(columns: list[tuple[Column, Meaning]]) -> None:
         if missing:
             lines.append(f"  {column.name}: {{" + ", ".join(f'{name}: "…"' for name in missing) + "}")
     if lines:
-        raise SurveyError("columns are not described; add to columns: of the recipe (unit: '' for a pure number):\n" + "\n".join(lines))
+        raise SurveyError(
+            "columns are not described; add to columns: of the recipe (unit: '' for a pure number):\n" + "\n".join(lines)
+        )

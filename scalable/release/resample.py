@@ -20,8 +20,8 @@ from scalable.io.drivers import reader_for
 from scalable.io.layout import HEALPIX_COLUMN
 from scalable.io.observations import read_observations, sources
 from scalable.io.parquet import read_leaf
-from scalable.io.remote import local_copy
 from scalable.io.reader import Source
+from scalable.io.remote import local_copy
 from scalable.io.rules import apply_rules, stored_schema
 from scalable.release import manifest as names
 from scalable.release.assemble import Arrays, Robust, assemble, light_curve_arrays
@@ -57,7 +57,10 @@ def check_sources(folder: Path, survey: Survey) -> Found:
             yield f"{names.PROVENANCE}: sources: {source.uri}", str(error)
             continue
         same = (digest, size) == (source.sha256, source.size_bytes)
-        yield f"{names.PROVENANCE}: sources: {source.uri}", "" if same else f"has other bytes than those that were read (sha256 {digest})"
+        yield (
+            f"{names.PROVENANCE}: sources: {source.uri}",
+            "" if same else f"has other bytes than those that were read (sha256 {digest})",
+        )
 
 
 def stored_headers(folder: Path) -> dict[int, list[bytes]]:
@@ -157,7 +160,9 @@ class _Again:
             made = light_curve_arrays(table, self._curves)
             _note(wrong, owner, made, curves)
         result = apply_steps(table, self._steps, self._rows_schema.names).cast(self._rows_schema.remove_metadata())
-        keys = {name: released[name] for name in ("source_id", "source_row")} | ({"lc_count": counts} if counts is not None else {})
+        keys = {name: released[name] for name in ("source_id", "source_row")} | (
+            {"lc_count": counts} if counts is not None else {}
+        )
         if result.num_rows != len(rows):
             yield path, f"the sources give {result.num_rows} rows where {len(rows)} were released"
             return

@@ -139,11 +139,15 @@ def _number(column: Column, survey: Survey, meaning: Meaning) -> str:
     rules = [rule for name, rule in survey.columns.items() if column.name == name or column.name.endswith(f"_{name}")]
     declared = any(rule.unit == "" for rule in rules) or meaning.unit == ""
     plain = column.role in _KEY_ROLES or not pa.types.is_floating(column.dtype) or bool(column.source_unit)
-    return "1" if declared or plain or "n_" == column.name[:2] else ""
+    return "1" if declared or plain or column.name[:2] == "n_" else ""
 
 
 def _reason(column: Column) -> str:
-    reasons = {"band": "Tells the filters apart", "time": "Orders the epochs", "quality": "Kept untouched, for cuts of the reader"}
+    reasons = {
+        "band": "Tells the filters apart",
+        "time": "Orders the epochs",
+        "quality": "Kept untouched, for cuts of the reader",
+    }
     return reasons.get(column.role, "")
 
 

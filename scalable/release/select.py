@@ -67,9 +67,7 @@ def holds(table: pa.Table, condition: Condition) -> NDArray[np.int64]:
     return condition.apply(table.select(list(condition.columns)).append_column(_ROW, rows))[_ROW].to_numpy()
 
 
-def cut(
-    table: pa.Table, keys: Mapping[str, NDArray[np.int64]], cuts: Cuts
-) -> tuple[NDArray[np.int64], pa.Table, dict[str, int]]:
+def cut(table: pa.Table, keys: Mapping[str, NDArray[np.int64]], cuts: Cuts) -> tuple[NDArray[np.int64], pa.Table, dict[str, int]]:
     """Return the rows that stay, those that go with rule and value, and how many each rule dropped.
 
     Parameters

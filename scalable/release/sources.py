@@ -81,7 +81,9 @@ def header_arrays(path: str) -> dict[str, NDArray[Any]]:
     table = read_arrow(Path(path))
     raw = table["raw"].combine_chunks()
     found: dict[str, NDArray[Any]] = {name: table[name].to_numpy() for name in HEADERS.names if name != "raw"}
-    edges = np.frombuffer(raw.buffers()[1], np.int64)[raw.offset : raw.offset + len(raw) + 1] if len(raw) else np.zeros(1, np.int64)
+    edges = (
+        np.frombuffer(raw.buffers()[1], np.int64)[raw.offset : raw.offset + len(raw) + 1] if len(raw) else np.zeros(1, np.int64)
+    )
     bytes_ = np.frombuffer(raw.buffers()[2], np.uint8)[edges[0] : edges[-1]] if len(raw) else np.zeros(0, np.uint8)
     return found | {"length": np.diff(edges), "blocks": bytes_}
 

@@ -94,17 +94,17 @@ def _near_others(split: Split, parts: NDArray[np.int8], ra: Floats, dec: Floats)
     Points on a circle of twice the band's width around a row are looked up: a border that comes nearer than the width, even the
     corner of a pixel, which opens by 40 degrees or more, is wider there than the points are apart.
     """
-    near = np.zeros(len(ra), dtype=bool)
     radius = 2 * np.deg2rad(split.guard_arcsec / 3600)
     centre = unit_vectors(ra, dec)
     east = np.column_stack([-np.sin(np.deg2rad(ra)), np.cos(np.deg2rad(ra)), np.zeros(len(ra))])
     north = np.cross(centre, east)
+    cells = []
     for angle in np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS):
         point = np.cos(radius) * centre + np.sin(radius) * (np.cos(angle) * east + np.sin(angle) * north)
         point_dec = np.rad2deg(np.arctan2(point[:, 2], np.hypot(point[:, 0], point[:, 1])))
-        point_ra = np.rad2deg(np.arctan2(point[:, 1], point[:, 0])) % 360
-        near |= deal(split, to_pixels(point_ra, point_dec, split.order)) != parts
-    return near
+        cells.append(to_pixels(np.rad2deg(np.arctan2(point[:, 1], point[:, 0])) % 360, point_dec, split.order))
+    dealt = deal(split, np.concatenate(cells)).reshape(_DIRECTIONS, -1)
+    return np.any(dealt != parts, axis=0)
 
 
 def leaks(parts: NDArray[np.int8], ra: Floats, dec: Floats, *, radius_arcsec: float) -> int:

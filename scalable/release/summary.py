@@ -62,7 +62,7 @@ def describe(
     counts = {bit: sum(one["flags"].get(str(bit), 0) for one in digested) for bit in range(31)}
     far = recipe.outliers.far
     digests = {one["part"]: one["digest"] for one in digested}
-    steps = {"steps": [str(step) for step in plan.chain.steps], "recipe": recipe.model_dump(mode="json")}
+    steps = {"steps": [[step.name, step.parameters()] for step in plan.chain.steps], "recipe": recipe.model_dump(mode="json")}
     return {
         "format_version": 1,
         "name": recipe.release,
@@ -128,7 +128,9 @@ def _accounting(collection: Collection, recipe: Recipe, records: Sequence[Mappin
 
 def column_entries(plan: Plan) -> list[dict[str, Any]]:
     """Return what the manifest says of every dataset of a shard, and of the light curves beside it."""
-    return [_entry(feature, "rows") for feature in plan.released] + [_entry(feature, "light_curves") for feature in plan.light_curves]
+    return [_entry(feature, "rows") for feature in plan.released] + [
+        _entry(feature, "light_curves") for feature in plan.light_curves
+    ]
 
 
 def _entry(feature: Feature, where: str) -> dict[str, Any]:
@@ -158,14 +160,22 @@ def dataset_attributes(plan: Plan) -> tuple[dict[str, dict[str, str]], dict[str,
 
 def attributes_of(entries: Sequence[Mapping[str, Any]], where: str) -> dict[str, dict[str, str]]:
     """Return the attributes of every dataset that a file holds, from what the manifest says of columns."""
-    found = {name: {"unit": unit, "ucd": ucd, "description": text, "reason": "key of the release"} for name, (unit, ucd, text) in _KEYS.items()}
+    found = {
+        name: {"unit": unit, "ucd": ucd, "description": text, "reason": "key of the release"}
+        for name, (unit, ucd, text) in _KEYS.items()
+    }
     for entry in entries:
         if entry["in"] == where:
             shown = ("unit", "source_unit", "ucd", "description", "reason", "serves", "obtained", "error", "null_value")
             found[entry["name"]] = {key: entry[key] for key in shown if entry[key]}
             if entry["states"]:
                 text = f"Why {entry['name']} holds no value: 0 measured, 1 non-detection, 2 not observed, 3 sentinel, 4 rejected, 5 imputed"
-                found[f"{entry['name']}_state"] = {"unit": "1", "ucd": "meta.code", "description": text, "reason": "key of the release"}
+                found[f"{entry['name']}_state"] = {
+                    "unit": "1",
+                    "ucd": "meta.code",
+                    "description": text,
+                    "reason": "key of the release",
+                }
     return found
 
 

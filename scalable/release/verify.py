@@ -25,11 +25,11 @@ from scalable.release.assemble import Arrays
 from scalable.release.manifest import file_digest, files_below, read_manifest, read_sums
 from scalable.release.parts import digest_rows
 from scalable.release.provenance import headers_digest, sources_digest
+from scalable.release.recipe import parse_recipe
 from scalable.release.resample import check_headers, check_samples, check_sources
 from scalable.release.summary import attributes_of, split_facts
 from scalable.release.version import compare_rows, content_digest
 from scalable.release.write import documents, write_release
-from scalable.release.recipe import parse_recipe
 from scalable.schema import State
 from scalable.survey import open_survey
 
@@ -252,7 +252,9 @@ def _look_into(shard: Mapping[str, Any], folder: Path, manifest: Mapping[str, An
         problems.append((path, f"holds {len(digests)} rows, {names.INDEX} lists {mine.num_rows}"))
     else:
         bad = np.flatnonzero((np.frombuffer(listed, np.uint8).reshape(-1, 32) != digests).any(axis=1))
-        problems += [(f"{path}: row {row}", f"object {rows['object_id'][row]} is not what {names.INDEX} digests") for row in bad[:_SHOWN]]
+        problems += [
+            (f"{path}: row {row}", f"object {rows['object_id'][row]} is not what {names.INDEX} digests") for row in bad[:_SHOWN]
+        ]
     for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row"):
         if len(listed) == digests.size and not np.array_equal(mine[name].to_numpy(), rows[name]):
             problems.append((path, f"{name} is not that of {names.INDEX}"))
@@ -308,7 +310,9 @@ def _books(folder: Path, found: _Findings) -> int:
     manifest, index = read_manifest(folder), read_leaf(folder / names.INDEX)
     books = manifest["accounting"]
     if books["in"] != books["released"] + books["rejected"]:
-        found.add(2, f"{names.MANIFEST}: accounting", f"{books['in']} in, {books['released']} released, {books['rejected']} rejected")
+        found.add(
+            2, f"{names.MANIFEST}: accounting", f"{books['in']} in, {books['released']} released, {books['rejected']} rejected"
+        )
     if index.num_rows != books["released"]:
         found.add(2, names.INDEX, f"has {index.num_rows} rows, {books['released']} were released")
     if content_digest(index, manifest["recipe"]["rows"]) != manifest["content"]:
@@ -328,7 +332,11 @@ def _books(folder: Path, found: _Findings) -> int:
         minor = bool(parent["added"])
         wanted = (old[0] + 1, 0, 0) if major else (old[0], old[1] + 1, 0) if minor else (*old[:2], old[2] + 1)
         if version != wanted:
-            found.add(2, f"{names.MANIFEST}: version", f"is {manifest['version']}; what changed since {parent['version']} gives {wanted}")
+            found.add(
+                2,
+                f"{names.MANIFEST}: version",
+                f"is {manifest['version']}; what changed since {parent['version']} gives {wanted}",
+            )
     elif manifest["version"] != "1.0.0":
         found.add(2, f"{names.MANIFEST}: version", f"is {manifest['version']}, a release without a parent is 1.0.0")
     return int(index.num_rows)
@@ -341,7 +349,11 @@ def _provenance(folder: Path, found: _Findings) -> int:
         if sources_digest(columns) != manifest["sources"]["digest"]:
             found.add(2, f"{names.PROVENANCE}: sources", "names, digests or sizes are not those that the manifest digests")
         if len(columns["uri"]) != manifest["sources"]["files"]:
-            found.add(2, f"{names.PROVENANCE}: sources", f"lists {len(columns['uri'])} files, the manifest {manifest['sources']['files']}")
+            found.add(
+                2,
+                f"{names.PROVENANCE}: sources",
+                f"lists {len(columns['uri'])} files, the manifest {manifest['sources']['files']}",
+            )
         if headers_digest(file["headers"]) != manifest["sources"]["headers_digest"]:
             found.add(2, f"{names.PROVENANCE}: headers", "some byte is not one that the manifest digests")
         stages, rules, values = (file["rejected"][name].asstr()[()] for name in ("stage", "rule", "value"))
@@ -349,10 +361,14 @@ def _provenance(folder: Path, found: _Findings) -> int:
         for rule in manifest["selection"]:
             if counts[rule["stage"], rule["rule"]] != rule["dropped"]:
                 here = counts[rule["stage"], rule["rule"]]
-                found.add(2, f"{names.PROVENANCE}: rejected", f"lists {here} rows of {rule['rule']}, the manifest {rule['dropped']}")
+                found.add(
+                    2, f"{names.PROVENANCE}: rejected", f"lists {here} rows of {rule['rule']}, the manifest {rule['dropped']}"
+                )
         counted = len(stages) if manifest["recipe"]["rows"] == "detections" else int(np.count_nonzero(stages != "ingest"))
         if counted != manifest["accounting"]["rejected"]:
-            found.add(2, f"{names.PROVENANCE}: rejected", f"lists {counted} rows, the manifest {manifest['accounting']['rejected']}")
+            found.add(
+                2, f"{names.PROVENANCE}: rejected", f"lists {counted} rows, the manifest {manifest['accounting']['rejected']}"
+            )
         if np.any(rules == "") or np.any(values == ""):
             found.add(2, f"{names.PROVENANCE}: rejected", "some row has no rule or no value")
         for name in ("query", "steps", "sketches", "outliers", "selection"):
@@ -387,7 +403,11 @@ def _rebuild(folder: Path, root: Path, found: _Findings) -> int:
         recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
         again = write_release(collection, recipe, into=Path(temporary) / "release", fitted=manifest["outliers"])
         diff = compare_rows(read_leaf(again / names.INDEX), index, manifest["recipe"]["rows"])
-    for kind, text in (("added", "is not in the release"), ("removed", "is in the release alone"), ("changed", "comes out otherwise")):
+    for kind, text in (
+        ("added", "is not in the release"),
+        ("removed", "is in the release alone"),
+        ("changed", "comes out otherwise"),
+    ):
         table: pa.Table = getattr(diff, kind)
         for row in table.slice(0, _SHOWN).to_pylist():
             where = ", ".join(f"{key} {value}" for key, value in row.items())

@@ -43,7 +43,11 @@ def keys_of(rows: str) -> tuple[str, ...]:
 def compare_rows(new: pa.Table, old: pa.Table, rows: str) -> Diff:
     """Compare two indexes by key and digest."""
     keys = list(keys_of(rows))
-    both = _sides(new, keys, "new").join(_sides(old, keys, "old"), keys, join_type="full outer").sort_by([(k, "ascending") for k in keys])
+    both = (
+        _sides(new, keys, "new")
+        .join(_sides(old, keys, "old"), keys, join_type="full outer")
+        .sort_by([(k, "ascending") for k in keys])
+    )
     is_new, is_old = pc.is_valid(both["new"]), pc.is_valid(both["old"])
     equal = pc.fill_null(pc.equal(both["new"], both["old"]), False)
     shared = pc.and_(is_new, is_old)

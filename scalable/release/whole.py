@@ -82,7 +82,9 @@ def _row_type(raw: bytes, row_bytes: int) -> np.dtype[Any]:
         return plain
     names, formats, offsets = [], [], []
     for name, field in fields.items():
-        item = {"L": "S1", "A": f"S{field.per}"}.get(field.code, "u1" if field.code == "X" else field.stored.newbyteorder(">").str)
+        item = {"L": "S1", "A": f"S{field.per}"}.get(
+            field.code, "u1" if field.code == "X" else field.stored.newbyteorder(">").str
+        )
         if field.heap:
             item = ">i4" if field.heap == "P" else ">i8"
         elif field.code not in "LXA":

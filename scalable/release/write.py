@@ -32,14 +32,14 @@ from scalable.release.croissant import croissant
 from scalable.release.datasheet import FORMAT_TEXT, datasheet, readme
 from scalable.release.lock import lock_file
 from scalable.release.manifest import read_manifest, write_sums
-from scalable.release.parts import Plan, Shell, as_json, count_part, digest_part, make_part, part_name, shard_path, write_shard
+from scalable.release.parts import Plan, Shell, as_json, count_part, digest_part, make_part, shard_path, write_shard
 from scalable.release.provenance import Provenance, write_provenance
 from scalable.release.recipe import Motivation, Query, Recipe, check_meanings, require_motives
 from scalable.release.rows import catalog_of, curve_schema, features
 from scalable.release.select import parse_cuts
 from scalable.release.sources import of_observations, read_headers
 from scalable.release.split import check_split
-from scalable.release.summary import column_entries, dataset_attributes, describe, sketches_of
+from scalable.release.summary import column_entries, dataset_attributes, describe
 from scalable.release.version import FIRST, Diff, compare_rows, content_digest, next_version
 from scalable.release.whole import write_whole
 from scalable.survey import Survey
@@ -133,7 +133,9 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
     before = read_manifest(folder) if folder else None
     fitted = fitted or (before["outliers"] if before else None)
     content = before["content"] if before else ""
-    token = tokenize(__version__, collection.manifest["run_id"], recipe.model_dump_json(), survey.model_dump_json(), content, fitted)
+    token = tokenize(
+        __version__, collection.manifest["run_id"], recipe.model_dump_json(), survey.model_dump_json(), content, fitted
+    )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
     return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
 
@@ -218,7 +220,9 @@ def _at(plan: Plan, work: Path) -> Plan:
     return Plan(**{**vars(plan), "work": str(work)})
 
 
-def _run(stage: str, task: Callable[..., Any], items: Sequence[Any], tell: Callable[[str, int, int], None], *shared: Any) -> list[Any]:
+def _run(
+    stage: str, task: Callable[..., Any], items: Sequence[Any], tell: Callable[[str, int, int], None], *shared: Any
+) -> list[Any]:
     done = 0
 
     def one(_: Any) -> None:

@@ -1,0 +1,204 @@
+"""One thing is changed at a time: verify finds it and names it, also when the checksums are sealed again after the change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import dask
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from scalable.io.runs import read_json
+from scalable.release.manifest import file_digest, write_sums
+from scalable.release.parts import digest_rows
+from scalable.release.verify import Verification, order_arrays, read_shard, verify_release
+from scalable.release.version import content_digest
+from scalable.release.write import documents
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    dask.config.set(scheduler="threads")
+
+
+def first_shard(release: Path) -> Path:
+    return release / str(read_json(release / "release.json")["shards"][0]["path"])
+
+
+def flip_a_byte(release: Path) -> str:
+    shard = first_shard(release)
+    with h5py.File(shard) as file:
+        at = file["ra"].id.get_chunk_info(0).byte_offset + 7
+    data = bytearray(shard.read_bytes())
+    data[at] ^= 4
+    shard.write_bytes(data)
+    return shard.relative_to(release).as_posix()
+
+
+def change_a_value(release: Path) -> str:
+    with h5py.File(first_shard(release), "r+") as file:
+        file["J_Mag1"][0] += 0.001
+    return first_shard(release).relative_to(release).as_posix()
+
+
+def drop_a_row(release: Path) -> str:
+    shard = first_shard(release)
+    with h5py.File(shard, "r+") as file:
+        for name in list(file):
+            values, about = file[name][1:], dict(file[name].attrs)
+            del file[name]
+            file[name] = values
+            file[name].attrs.update(about)
+    return shard.relative_to(release).as_posix()
+
+
+def change_a_unit(release: Path) -> str:
+    with h5py.File(first_shard(release), "r+") as file:
+        file["J_Mag1"].attrs["unit"] = "Jy"
+    return "J_Mag1"
+
+
+def change_a_state(release: Path) -> str:
+    with h5py.File(first_shard(release), "r+") as file:
+        file["J_Mag1_state"][0] = 3
+    return "J_Mag1"
+
+
+def edit_a_header_card(release: Path) -> str:
+    with h5py.File(release / "provenance.h5", "r+") as file:
+        blocks = file["headers/blocks"]
+        blocks[240:248] = np.frombuffer(b"FORGED  ", np.uint8)
+    return "headers"
+
+
+def rename_a_source(release: Path) -> str:
+    with h5py.File(release / "provenance.h5", "r+") as file:
+        file["sources/uri"][0] = "tables/another.fits"
+    return "sources"
+
+
+def swap_two_objects(release: Path) -> str:
+    """Give two objects the light curves, or the features, of each other."""
+    with h5py.File(first_shard(release), "r+") as file:
+        for name in ("J_Mag1", "J_Mag1_state", "H_Mag1", "H_Mag1_state"):
+            file[name][:2] = file[name][:2][::-1].copy()
+    return first_shard(release).relative_to(release).as_posix()
+
+
+def lose_a_rejected_row(release: Path) -> str:
+    with h5py.File(release / "provenance.h5", "r+") as file:
+        for dataset in file["rejected"].values():
+            dataset.resize(dataset.shape[0] - 1, axis=0)
+    return "rejected"
+
+
+def edit_the_datasheet(release: Path) -> str:
+    sheet = read_json(release / "datasheet.json")
+    sheet["composition_instances"]["answer"] = "a million objects"
+    (release / "datasheet.json").write_text(json.dumps(sheet, sort_keys=True) + "\n")
+    return "datasheet.json"
+
+
+def raise_the_version(release: Path) -> str:
+    manifest = read_json(release / "release.json") | {"version": "3.0.0"}
+    (release / "release.json").write_text(json.dumps(manifest))
+    return "release.json"
+
+
+def forget_a_file(release: Path) -> str:
+    (release / "code" / "lock.txt").unlink()
+    return "code/lock.txt"
+
+
+CHANGES: list[Callable[[Path], str]] = [
+    flip_a_byte, change_a_value, drop_a_row, change_a_unit, change_a_state, edit_a_header_card, rename_a_source, swap_two_objects,
+    lose_a_rejected_row, edit_the_datasheet, raise_the_version, forget_a_file,
+]  # fmt: skip
+
+
+def named(found: Verification) -> str:
+    return "\n".join(map(str, found.findings))
+
+
+def test_an_untouched_release_passes_all_levels(released: Path, released_detections: Path, sources: Path) -> None:
+    for release, rows in ((released, "objects"), (released_detections, "detections")):
+        found = verify_release(release, level=4, sources=sources)
+        assert found.passed, f"{rows}: {found}"
+        assert found.exit_code == 0
+        assert {level for level, _, _ in found.checked} == {1, 2, 3, 4}
+        assert all(count > 0 for _, _, count in found.checked)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_change_is_found_by_the_checksums(copied: Path, change: Callable[[Path], str]) -> None:
+    change(copied)
+    found = verify_release(copied, level=1)
+    assert found.exit_code == 4
+    assert len(found.findings) == 1, found
+    assert "SHA256SUMS" in named(found)
+
+
+@pytest.mark.parametrize("change", CHANGES[:-1], ids=lambda change: change.__name__)
+def test_a_change_that_was_sealed_again_is_found_and_named_by_level_2(copied: Path, change: Callable[[Path], str]) -> None:
+    where = change(copied)
+    write_sums(copied)
+    assert verify_release(copied, level=1).passed
+    found = verify_release(copied, level=2)
+    assert found.exit_code == 4
+    assert where in named(found)
+
+
+def forge(release: Path, change: Callable[[Path], str]) -> None:
+    """Change a shard and make everything that follows from it anew, as a careful forger would."""
+    change(release)
+    manifest = read_json(release / "release.json")
+    shard = manifest["shards"][0]
+    rows, _, _ = read_shard(release / shard["path"])
+    curves, _, _ = read_shard(release / shard["light_curves"])
+    digests = digest_rows(order_arrays(rows, manifest, "rows"), order_arrays(curves, manifest, "light_curves"))
+    index = pq.read_table(release / "index.parquet")
+    every = index["row_digest"].to_pylist()
+    mine = [i for i, path in enumerate(index["shard"].to_pylist()) if path == shard["path"]]
+    for i, one in zip(mine, digests, strict=True):
+        every[i] = one.tobytes()
+    at = index.column_names.index("row_digest")
+    index = index.set_column(at, index.schema.field(at), pa.array(every, pa.binary(32)))
+    pq.write_table(index, release / "index.parquet")
+    manifest["content"] = content_digest(index, "objects")
+    (release / "release.json").write_text(json.dumps(manifest))
+    for name, text in documents(manifest, file_digest(release / "index.parquet")).items():
+        (release / name).write_text(text)
+    write_sums(release)
+
+
+@pytest.mark.parametrize("change", [change_a_value, swap_two_objects], ids=lambda change: change.__name__)
+def test_what_is_forged_throughout_is_found_in_the_sources(
+    copied: Path, sources: Path, change: Callable[[Path], str]
+) -> None:
+    forge(copied, change)
+    assert verify_release(copied, level=2).passed
+    found = verify_release(copied, level=3, sources=sources, samples=1000)
+    assert "J_Mag1" in named(found)
+    assert {finding.level for finding in found.findings} == {3}
+    rebuilt = verify_release(copied, level=4, sources=sources, samples=1)
+    assert any(finding.level == 4 and "comes out otherwise" in finding.problem for finding in rebuilt.findings)
+
+
+def test_a_source_that_changed_is_named(released: Path, sources: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(sources, tmp_path / "input"))
+    changed = sorted((elsewhere / "tables").glob("*.fits"))[0]
+    data = bytearray(changed.read_bytes())
+    data[240:248] = b"FORGED  "
+    changed.write_bytes(data)
+    found = verify_release(released, level=3, sources=elsewhere)
+    assert changed.name in named(found)
+    assert "FORGED" in named(found)
+    gone = sorted((elsewhere / "tables").glob("*.fits"))[1]
+    gone.unlink()
+    assert gone.name in named(verify_release(released, level=3, sources=elsewhere))
