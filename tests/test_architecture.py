@@ -32,6 +32,7 @@ FLOORS = {
     "report": 7,
     "pipeline": 8,
     "cli": 9,
+    "cli_release": 9,
     "testing": 9,
     "__init__": 9,
 }

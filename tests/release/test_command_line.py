@@ -1,0 +1,61 @@
+"""The verbs of a release on the command line, and the job that a user submits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from click.testing import CliRunner, Result
+from release.conftest import EXAMPLES
+
+from scalable.catalog.collection import Collection
+from scalable.cli import main
+from scalable.io.runs import read_json
+
+JOB = Path(__file__).parents[2] / "jobs" / "make_release.py"
+
+
+def scalable(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_release_verify_diff_and_to_fits(collection: Collection, sources: Path, released: Path, tmp_path: Path) -> None:
+    store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
+    made = scalable("release", store, recipe, "--into", tmp_path / "r", "--parent", released, "--scheduler", "threads")
+    assert made.exit_code == 0, made.output
+    assert "version 1.0.1" in made.output
+    assert "0 rows; of a random split" in made.output
+    again = scalable("release", store, recipe, "--into", tmp_path / "r", "--scheduler", "threads")
+    assert again.exit_code == 1
+    assert "is there already" in again.output
+    checked = scalable("verify", tmp_path / "r", "--level", "3", "--sources", sources, "--scheduler", "threads")
+    assert checked.exit_code == 0, checked.output
+    assert checked.output.rstrip().endswith("passed")
+    same = scalable("diff", released, tmp_path / "r", "--json")
+    assert json.loads(same.output)["changed"] == 0
+    back = scalable("to-fits", tmp_path / "r", tmp_path / "back")
+    assert back.output.startswith("0 files bit for bit and headers of")
+    with h5py.File(tmp_path / "r" / str(read_json(released / "release.json")["shards"][0]["path"]), "r+") as file:
+        file["ra"][0] += 1
+    spoiled = scalable("verify", tmp_path / "r", "--json", "--scheduler", "threads")
+    assert spoiled.exit_code == 4
+    assert {finding["level"] for finding in json.loads(spoiled.output)["findings"]} == {1, 2}
+    assert scalable("verify", tmp_path / "r", "--level", "4").exit_code == 2
+
+
+@pytest.mark.long
+def test_the_job_releases_verifies_and_reports(collection: Collection, sources: Path, tmp_path: Path) -> None:
+    store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
+    command = [sys.executable, JOB, store, recipe, "--out", tmp_path / "r", "--workers", "2", "--level", "3", "--sources", sources]
+    for words in (", verified:", " (there already), version"):
+        found = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+        assert words in found.stdout
+    report = read_json(tmp_path / "r.json")
+    assert report["skipped"]
+    books = report["accounting"]
+    assert books["in"] == books["released"] + books["rejected"]
