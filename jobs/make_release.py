@@ -1,7 +1,7 @@
 """Release a store on a Dask cluster: python jobs/make_release.py STORE recipe.yaml --out DIR.
 
-Writes the release, verifies it, and leaves a JSON report beside it; prints one line. Killed and run again, it goes on with the parts
-that are missing; a finished release is only verified.
+Writes the release, verifies it, leaves a JSON report beside it, and prints one line. Killed and run again, it goes on with the
+parts that are missing; a finished release is only verified.
 """
 
 from __future__ import annotations

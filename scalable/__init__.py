@@ -1,7 +1,7 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn are listed by stage in ``_PUBLIC``: describe, ingest, combine, stack, release, train, run. Each is loaded when it is
-first used, so that importing this package costs nothing.
+The words to learn are listed by stage in ``_PUBLIC``: describe, ingest, combine, stack, release, train, run. Each is loaded
+when it is first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations

@@ -51,9 +51,11 @@ def register(
             click.echo(json.dumps(facts | {"path": str(into)}))
             return
         books, split = facts["accounting"], facts["split"]
-        out.print(f"{books['in']:,} rows in = {books['released']:,} released + {books['rejected']:,} rejected; version {found.version}")
+        balance = f"{books['in']:,} rows in = {books['released']:,} released + {books['rejected']:,} rejected"
+        out.print(f"{balance}; version {found.version}")
         out.print(", ".join(f"{count:,} {name}" for name, count in split["rows"].items()))
-        out.print(f"within {split['guard_arcsec']:g} arcsec of another split: {split['leaks']} rows; of a random split {split['random_leaks']}")
+        leaks = f"{split['leaks']} rows; of a random split {split['random_leaks']}"
+        out.print(f"within {split['guard_arcsec']:g} arcsec of another split: {leaks}")
         out.print(f"check it     scalable verify {into} --level 2", markup=False, soft_wrap=True)
         out.print(f'open it      scalable.open_release("{into}").pandas()', markup=False, soft_wrap=True)
 

@@ -17,7 +17,7 @@ from scalable.errors import StoreError
 from scalable.io.atomic import aside
 
 LEVEL = 1
-"""Of deflate: on photometry, level 4 saves 2 % of the bytes and takes 1.6 times as long."""
+"""Of deflate: on the features and light curves of `data/vvv`, level 4 saves 4 % of the bytes and takes 1.4 times as long."""
 CHUNK_BYTES = 1 << 20
 TEXT = h5py.string_dtype("utf-8")
 

@@ -58,8 +58,8 @@ def numbers(values: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.bool_], s
         return array.to_numpy(zero_copy_only=False).astype(dtype.to_pandas_dtype(), copy=False), null, "nan"
     if pa.types.is_integer(dtype):
         limits = np.iinfo(dtype.to_pandas_dtype())
-        fill = int(limits.min if limits.min else limits.max)
-        return array.fill_null(fill).to_numpy(zero_copy_only=False), null, str(fill)
+        least = int(limits.min if limits.min else limits.max)
+        return array.fill_null(least).to_numpy(zero_copy_only=False), null, str(least)
     raise InputError(f"a column of type {dtype} has no place in a release; leave it out with keep")
 
 
@@ -148,7 +148,7 @@ def row_digests(arrays: Mapping[str, NDArray[Any]], more: Sequence[NDArray[np.ui
     parts = [np.ascontiguousarray(_cells(values)).reshape(n, -1) for values in used.values() if n]
     rows = np.hstack([*parts, *more]) if n else np.zeros((0, 0), np.uint8)
     head = hashlib.sha256(about.encode())
-    view, width = memoryview(np.ascontiguousarray(rows)).cast("B") if n else memoryview(b""), rows.shape[1]
+    view, width = memoryview(rows.tobytes()), rows.shape[1]
     out = bytearray()
     for row in range(n):  # a compiled SHA-256 of all rows at once was no faster than this
         one = head.copy()
@@ -167,7 +167,7 @@ def _cells(values: NDArray[Any]) -> NDArray[np.uint8]:
     big = values.astype(values.dtype.newbyteorder(">"), copy=False)
     if values.ndim > 2:
         # Of images and the like the digest stands for the pixels: rows of a matrix would hold them twice.
-        found = [hashlib.sha256(np.ascontiguousarray(one)).digest() for one in big]
+        found = [hashlib.sha256(one.tobytes()).digest() for one in big]
         return np.frombuffer(b"".join(found), np.uint8).reshape(n, 32)
     return np.ascontiguousarray(big).reshape(n, -1).view(np.uint8).reshape(n, -1)
 
@@ -175,7 +175,7 @@ def _cells(values: NDArray[Any]) -> NDArray[np.uint8]:
 def group_digests(rows: NDArray[np.uint8], counts: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Return one digest for each run of ``counts`` digests: that of a light curve from those of its detections."""
     edges = np.concatenate([[0], np.cumsum(counts)]).tolist()
-    view = memoryview(np.ascontiguousarray(rows)).cast("B") if len(rows) else memoryview(b"")
+    view = memoryview(rows.tobytes())
     found = [hashlib.sha256(view[32 * a : 32 * b]).digest() for a, b in zip(edges[:-1], edges[1:], strict=True)]
     return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
 

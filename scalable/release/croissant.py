@@ -7,17 +7,23 @@ from typing import Any
 
 from scalable.release.datasheet import datasheet
 
-_CONTEXT = {
-    "@language": "en", "@vocab": "https://schema.org/", "citeAs": "cr:citeAs", "column": "cr:column", "conformsTo": "dct:conformsTo",
-    "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/", "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "dct": "http://purl.org/dc/terms/", "examples": {"@id": "cr:examples",
-    "@type": "@json"}, "extract": "cr:extract", "field": "cr:field", "fileObject": "cr:fileObject", "fileProperty": "cr:fileProperty",
-    "fileSet": "cr:fileSet", "format": "cr:format", "includes": "cr:includes", "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath", "key": "cr:key", "md5": "cr:md5", "parentField": "cr:parentField", "path": "cr:path",
-    "recordSet": "cr:recordSet", "references": "cr:references", "regex": "cr:regex", "repeated": "cr:repeated", "replace":
-    "cr:replace", "sc": "https://schema.org/", "separator": "cr:separator", "source": "cr:source", "subField": "cr:subField",
-    "transform": "cr:transform",
-}  # fmt: skip
+_TERMS = (
+    "citeAs", "column", "extract", "field", "fileObject", "fileProperty", "fileSet", "format", "includes", "isLiveDataset",
+    "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex", "repeated", "replace", "separator",
+    "source", "subField", "transform",
+)  # fmt: skip
+_CONTEXT: dict[str, Any] = {term: f"cr:{term}" for term in _TERMS} | {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+}
 _ABOUT = ("name", "unit", "ucd", "description", "reason", "dtype")
 
 
@@ -25,7 +31,7 @@ def croissant(manifest: Mapping[str, Any], index_sha256: str) -> dict[str, Any]:
     """Return the description of a release; ``index_sha256`` is that of its index."""
     sheet = {name: entry["answer"] for name, entry in datasheet(manifest).items()}
     records = [
-        {"@type": "cr:RecordSet", "@id": "index", "name": "index", "description": "One record a row, with the shard that holds it",
+        {"@type": "cr:RecordSet", "@id": "index", "name": "index", "description": "One record a row, with its shard",
          "field": [_field(name, dtype) for name, dtype in manifest["index"].items()]},
         {"@type": "cr:RecordSet", "@id": "columns", "name": "columns", "description": "What the datasets of a shard are",
          "field": [{"@type": "cr:Field", "@id": f"columns/{key}", "name": key, "dataType": "sc:Text"} for key in _ABOUT],

@@ -27,6 +27,7 @@ def datasheet(manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def _computed(m: Mapping[str, Any]) -> dict[str, str]:
     books, motivation = m["accounting"], m["motivation"]
     split = m["split"]
+    labels, sky = m["recipe"]["labels"], m["footprint"]
     parts = ", ".join(f"{name} {count}" for name, count in split["rows"].items())
     return {
         "motivation_purpose": motivation["text"],
@@ -35,18 +36,18 @@ def _computed(m: Mapping[str, Any]) -> dict[str, str]:
         "composition_instances": f"{books['released']} {m['recipe']['rows']} with {len(m['columns'])} columns each",
         "composition_missing": _missing(m["sketches"]),
         "composition_errors": _errors(m),
-        "composition_labels": "; ".join(f"{x['column']}: from {x['source']}; quality: {x['quality']}" for x in m["recipe"]["labels"])
+        "composition_labels": "; ".join(f"{x['column']}: from {x['source']}; quality: {x['quality']}" for x in labels)
         or "not applicable: no column is declared as a label",
-        "composition_splits": f"{parts}; dealt out by {split['how']}. Rows of test and validation with a row of another split within "
-        f"{split['guard_arcsec']} arcsec: {split['leaks']} (of a random split: {split['random_leaks']}). Folds: {split['folds']} "
+        "composition_splits": f"{parts}; dealt out by {split['how']}. Rows of test and validation with a row of another split "
+        f"within {split['guard_arcsec']} arcsec: {split['leaks']} (of a random split: {split['random_leaks']}). Folds: {split['folds']} "
         f"with {split['fold_rows']} rows{_spread(split)}",
-        "composition_footprint": f"{m['footprint']['square_degrees']:.6g} square degrees of pixels of order {m['footprint']['order']}: "
-        f"{m['footprint']['moc']}; nothing is known of the sky outside",
+        "composition_footprint": f"{sky['square_degrees']:.6g} square degrees of pixels of order {sky['order']}: {sky['moc']}; "
+        "nothing is known of the sky outside",
         "composition_limits": "; ".join(f"{key}: {value}" for key, value in m["limits"].items()) or "the headers say nothing",
         "collection_source": "; ".join(f"{key}: {value}" for key, value in m["query"].items() if value not in ("", None)),
         "collection_selection": _selection(m),
         "preprocessing_steps": "; ".join(step["step"] for step in m["steps"]) or "none but those of ingest",
-        "preprocessing_raw": f"{m['sources']['files']} source files are named with digests; {m['sources']['headers']} raw headers are kept",
+        "preprocessing_raw": f"{m['sources']['files']} source files are named with digests, {m['sources']['headers']} raw headers kept",
         "distribution_license": m["license"],
         "maintenance_versions": f"{m['version']}; "
         + (f"parent {m['parent']['version']}: {m['parent']['added']} rows added, {m['parent']['removed']} removed, "
@@ -68,8 +69,10 @@ def _errors(m: Mapping[str, Any]) -> str:
     robust = m["outliers"]
     erroneous = [f"{r['rule']}: {r['dropped']} dropped" for r in m["selection"] if r["stage"] == "erroneous"]
     far = m["flags"]["outlier"]["rows"]
-    text = f"{far} rows further than {robust['threshold']} half widths in {', '.join(robust['columns'])} are flagged and weighted" \
-        if robust["columns"] else "distances were not asked for"  # fmt: skip
+    text = "distances were not asked for"
+    if robust["columns"]:
+        columns = ", ".join(robust["columns"])
+        text = f"{far} rows further than {robust['threshold']} half widths in {columns} are flagged and weighted down"
     return "; ".join([*erroneous, text])
 
 
@@ -110,16 +113,18 @@ def readme(manifest: Mapping[str, Any]) -> str:
 
 FORMAT_TEXT = """# The format of this release
 
-- `release.json`: everything that the release says of itself. `index.parquet`: a row each, with shard, row, split, labels and digest.
-- `data/Norder=K/Npix=N.h5`: one HEALPix pixel (NESTED). Every dataset of the root has one entry a row. `X_state` says of each cell
-  of `X`: 0 measured, 1 non-detection, 2 not observed, 3 sentinel in the source, 4 rejected, 5 imputed; where it is not 0 and not 5,
-  `X` holds its `null_value`. `split`: 0 train, 1 validation, 2 test, 3 guard band. Bits of `flags`: root attribute `flags`.
+- `release.json`: everything that the release says of itself. `index.parquet`: one entry a row, with shard, row, split, labels and
+  digest.
+- `data/Norder=K/Npix=N.h5`: one HEALPix pixel (NESTED). Every dataset of the root has one entry a row. `X_state` says of each
+  cell of `X`: 0 measured, 1 non-detection, 2 not observed, 3 sentinel in the source, 4 rejected, 5 imputed; where it is not 0 and
+  not 5, `X` holds its `null_value`. `split`: 0 train, 1 validation, 2 test, 3 guard band. Bits of `flags`: root attribute `flags`.
 - `…lightcurves.h5`: detections, object after object; those of row i are `lc_offset[i]` to `lc_offset[i] + lc_count[i]`.
-- `provenance.h5`: `sources` (path below the survey's root, SHA-256, size), `headers` (`blocks` holds the raw 2,880-byte blocks of
-  every HDU, one after another, `length` bytes each; keyword X of a FITS header is in there, byte for byte), `rejected` (rows that are
-  not in the release, with rule and value), `sketches`.
-- A FITS column NAME is the dataset NAME, in its own precision; TUNIT is the attribute `unit` (VOUnit, `1` for a pure number) and, where
-  the survey overrules the header, `source_unit`; TUCD is `ucd`.
-- A digest of a row is SHA-256 over the names, types and shapes of all its datasets, then its cells, big end first; texts and arrays
-  stand for themselves by their SHA-256.
+- `data/sources/ID.h5`, where whole files are released: a group for each HDU with its `header`, `data`, `heap` and `pad`.
+- `provenance.h5`: `sources` (path below the survey's root, SHA-256, size); `headers` (`blocks` holds the raw 2,880-byte blocks of
+  every HDU, one after another, `length` bytes each: keyword X of a FITS header is in there, byte for byte); `rejected` (rows that
+  are not in the release, with rule and value); `sketches`.
+- A FITS column NAME is the dataset NAME, in its own precision; TUNIT is the attribute `unit` (VOUnit, `1` for a pure number) and,
+  where the survey overrules the header, `source_unit`; TUCD is `ucd`.
+- A digest of a row is SHA-256 over the names, types and shapes of all its datasets, then its cells, big end first; texts and
+  arrays stand for themselves by their SHA-256.
 """

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import scalable
 
-LIBRARIES = ("numpy", "pyarrow", "h5py", "astropy", "dask", "distributed", "duckdb", "sqlglot", "numba", "scipy", "xarray", "zarr",
-             "cdshealpix", "pydantic")  # fmt: skip
+LIBRARIES = (
+    "astropy", "cdshealpix", "dask", "distributed", "duckdb", "h5py", "numba", "numpy", "pyarrow", "pydantic", "scipy", "sqlglot",
+    "xarray", "zarr",
+)  # fmt: skip
 
 
 def code_digest() -> str:
@@ -28,5 +30,5 @@ def lock_file() -> str:
         f"# Python {platform.python_version()}",
         f"# scalable-sky {scalable.__version__}, sha256 of its code {code_digest()}",
     ]
-    lines += [f"{name}=={metadata.version(name)}" for name in sorted(LIBRARIES)]
+    lines += [f"{name}=={metadata.version(name)}" for name in LIBRARIES]
     return "\n".join(lines) + "\n"

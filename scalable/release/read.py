@@ -88,7 +88,7 @@ class Release:
         return require("pandas", "dataframe").DataFrame({name: values for name, values in found.items() if values.ndim == 1})
 
     def xarray(self) -> xr.Dataset:
-        """Return all shards as one xarray dataset along ``object``, with units; values are read, and decoded, as they are used."""
+        """Return all shards as one xarray dataset along ``object``, with units; values are read as they are used."""
         about = {column["name"]: column for column in self.manifest["columns"]}
         pieces = []
         for shard in self.manifest["shards"]:
@@ -123,7 +123,7 @@ class Release:
     def torch(self, columns: Sequence[str], *, split: str | None = None, seed: int = 0) -> Any:
         """Return a PyTorch ``IterableDataset`` of rows, each a dict; needs PyTorch.
 
-        Each worker opens files itself and takes every n-th shard; shards, blocks and the rows of a block are shuffled by the seed.
+        Each worker opens files itself and takes every n-th shard; shards, blocks and their rows are shuffled by the seed.
         """
         return torch_dataset(self, tuple(columns), split, seed)
 

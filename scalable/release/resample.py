@@ -12,12 +12,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.catalog import Catalog
-from scalable.catalog.history import META_KEY
 from scalable.catalog.ingest_reduce import detections_schema
 from scalable.catalog.steps import NO_LOADER, Chain, apply_steps
 from scalable.errors import InputError, ScalableError
 from scalable.io.drivers import reader_for
-from scalable.io.layout import HEALPIX_COLUMN
+from scalable.io.layout import HEALPIX_COLUMN, META_KEY
 from scalable.io.observations import read_observations, sources
 from scalable.io.parquet import read_leaf
 from scalable.io.reader import Source

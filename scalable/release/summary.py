@@ -16,11 +16,12 @@ from scalable import __version__
 from scalable.catalog.collection import Collection
 from scalable.release.assemble import ORIGINS, OWN_BITS, Robust
 from scalable.release.parts import Plan, as_json, fill_text, light_curve_path, shard_path
-from scalable.release.recipe import Motivation, Query, Recipe
+from scalable.release.recipe import Recipe
 from scalable.release.rows import Feature
 from scalable.release.split import Part, leaks, random_leaks
+from scalable.schema import State
 from scalable.sky.healpix import to_pixels
-from scalable.survey import Survey
+from scalable.survey import Motivation, Query, Survey
 
 FOOTPRINT_ORDER = 10
 READ_BY = ("h5py", "xarray", "pandas", "pyarrow", "mlcroissant", "datasets")
@@ -35,7 +36,7 @@ _KEYS: dict[str, tuple[str, str, str]] = {
     "weight": ("1", "stat.weight", "Weight in training: 1, or less for an outlier"),
     "flags": ("1", "meta.code.qual", "Bits that the root attribute flags names"),
     "origin": ("1", "meta.code", "0 measured, 1 holds imputed values, 2 simulated"),
-    "outlier_distance": ("1", "stat.fit.residual", "Largest distance from the middle of a column, in half widths of its central 68 per cent"),
+    "outlier_distance": ("1", "stat.fit.residual", "Largest distance from the middle of a column, in half widths"),
     "outlier_class": ("1", "meta.code.class", "Which column an outlier is far in, from 1; 0 for the others"),
     "source_id": ("1", "obs.image", "Source file, of an object that of its first detection"),
     "source_row": ("1", "meta.record", "Row in that file, from 0"),
@@ -169,7 +170,7 @@ def attributes_of(entries: Sequence[Mapping[str, Any]], where: str) -> dict[str,
             shown = ("unit", "source_unit", "ucd", "description", "reason", "serves", "obtained", "error", "null_value")
             found[entry["name"]] = {key: entry[key] for key in shown if entry[key]}
             if entry["states"]:
-                text = f"Why {entry['name']} holds no value: 0 measured, 1 non-detection, 2 not observed, 3 sentinel, 4 rejected, 5 imputed"
+                text = f"Why {entry['name']} holds no value: " + ", ".join(f"{s.value} {s.name.lower()}" for s in State)
                 found[f"{entry['name']}_state"] = {
                     "unit": "1",
                     "ucd": "meta.code",

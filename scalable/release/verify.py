@@ -1,4 +1,4 @@
-"""`verify_release`: checksums, then everything that a release says of itself, then sampled rows from the source, then all of it."""
+"""`verify_release`: checksums, then all that a release says of itself, then sampled rows from the sources, then every row."""
 
 from __future__ import annotations
 

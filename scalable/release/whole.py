@@ -37,7 +37,7 @@ def write_whole(source: SourceFile, survey: Survey, release: str, work: str) -> 
 
 
 def write_fits_as_hdf5(fits: str, path: Path, about: dict[str, str]) -> None:
-    """Write the HDUs of a FITS file as groups: ``header``, ``data`` in its own type, then what follows it, ``heap`` and ``pad``."""
+    """Write the HDUs of a FITS file as groups: ``header``, ``data`` in its own type, and behind it ``heap`` and ``pad``."""
     with open_fits(fits) as file, new_file(path) as out:
         write_attributes(out, about)
         end = 0

@@ -34,7 +34,7 @@ from scalable.release.lock import lock_file
 from scalable.release.manifest import read_manifest, write_sums
 from scalable.release.parts import Plan, Shell, as_json, count_part, digest_part, make_part, shard_path, write_shard
 from scalable.release.provenance import Provenance, write_provenance
-from scalable.release.recipe import Motivation, Query, Recipe, check_meanings, require_motives
+from scalable.release.recipe import Recipe, check_meanings, require_motives
 from scalable.release.rows import catalog_of, curve_schema, features
 from scalable.release.select import parse_cuts
 from scalable.release.sources import of_observations, read_headers
@@ -42,7 +42,7 @@ from scalable.release.split import check_split
 from scalable.release.summary import column_entries, dataset_attributes, describe
 from scalable.release.version import FIRST, Diff, compare_rows, content_digest, next_version
 from scalable.release.whole import write_whole
-from scalable.survey import Survey
+from scalable.survey import Motivation, Query, Survey
 
 QUANTILES = (0.16, 0.5, 0.84)
 
@@ -304,7 +304,8 @@ def _check_books(manifest: Mapping[str, Any]) -> None:
     books = manifest["accounting"]
     if books["in"] != books["released"] + books["rejected"]:
         raise AccountingError(
-            f"{books['in']} rows in, {books['released']} released and {books['rejected']} rejected do not balance; nothing was written"
+            f"{books['in']} rows in, {books['released']} released and {books['rejected']} rejected do not balance; "
+            "nothing was written"
         )
 
 

@@ -50,7 +50,8 @@ def test_release_verify_diff_and_to_fits(collection: Collection, sources: Path, 
 @pytest.mark.long
 def test_the_job_releases_verifies_and_reports(collection: Collection, sources: Path, tmp_path: Path) -> None:
     store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
-    command = [sys.executable, JOB, store, recipe, "--out", tmp_path / "r", "--workers", "2", "--level", "3", "--sources", sources]
+    command = [sys.executable, JOB, store, recipe, "--out", tmp_path / "r", "--workers", "2"]
+    command += ["--level", "3", "--sources", sources]
     for words in (", verified:", " (there already), version"):
         found = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         assert found.returncode == 0, found.stderr

@@ -178,9 +178,7 @@ def forge(release: Path, change: Callable[[Path], str]) -> None:
 
 
 @pytest.mark.parametrize("change", [change_a_value, swap_two_objects], ids=lambda change: change.__name__)
-def test_what_is_forged_throughout_is_found_in_the_sources(
-    copied: Path, sources: Path, change: Callable[[Path], str]
-) -> None:
+def test_what_is_forged_throughout_is_found_in_the_sources(copied: Path, sources: Path, change: Callable[[Path], str]) -> None:
     forge(copied, change)
     assert verify_release(copied, level=2).passed
     found = verify_release(copied, level=3, sources=sources, samples=1000)
