@@ -11,7 +11,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; run: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[hats,s3]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[hats,s3,qp]" --group dev
 	touch $(READY)
 
 demo: $(READY)

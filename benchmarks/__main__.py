@@ -8,9 +8,16 @@ import platform
 from pathlib import Path
 
 from benchmarks.measure import Measured, show
-from benchmarks.suite import ingest_tables, read_tables
+from benchmarks.suite import cube_cutouts, cube_shards, ingest_tables, light_curves, periods, read_tables
 
-SUITE = {"read_tables": read_tables.run, "ingest_tables": ingest_tables.run}
+SUITE = {
+    "read_tables": read_tables.run,
+    "ingest_tables": ingest_tables.run,
+    "light_curves": light_curves.run,
+    "periods": periods.run,
+    "cube_cutouts": cube_cutouts.run,
+    "cube_shards": cube_shards.run,
+}
 
 
 def main() -> None:

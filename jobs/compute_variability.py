@@ -22,6 +22,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", help="a store made by ingest, or its URL")
     parser.add_argument("--out", type=Path, required=True, help="the catalogue to write")
+    parser.add_argument("--statistics", nargs="+", metavar="NAME", help="statistics (default: the default set)")
     parser.add_argument("--values", nargs="+", help="flux or magnitude columns (default: the first flux)")
     parser.add_argument("--bands", nargs="+", help="bands (default: all)")
     parser.add_argument("--calibrate", metavar="BAND", help="divide the epochs of this band by their median flux ratio first")
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if args.calibrate and not skipped:
             zero_points = scalable.fit_zero_points(collection, band=args.calibrate, value=values[0])
             detections = scalable.calibrate(detections, zero_points, values=values)
-        lazy = scalable.variability(detections, bands=args.bands, values=values)
+        chosen = {"statistics": args.statistics} if args.statistics else {}
+        lazy = scalable.variability(detections, **chosen, bands=args.bands, values=values)
         catalog = scalable.open_catalog(args.out) if skipped else scalable.write_catalog(lazy, args.out)
     return {
         "job": "compute_variability",

@@ -1,7 +1,7 @@
 """Teach redshifts on a Dask cluster: python jobs/train_photoz.py DATA... --magnitudes g,r,i --target z --out model.h5.
 
 DATA is a store, a HATS catalogue, or files. Writes the model, a JSON report beside it, and prints one line. A finished model is
-not fitted again.
+not fitted again, and a killed fit of boosting or a network goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fit, judge and save, and say what was done."""
     start = time.monotonic()
     skipped = args.out.exists()
+    state = args.out.with_name(args.out.name + ".state")
     rules = dict(scalable.open_survey(args.survey).columns) if args.survey else {}
     with scalable.connect(args.scheduler, workers=args.workers):
         if skipped:
@@ -63,8 +64,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 key=args.key,
                 sky_order=args.sky_order,
                 rules=rules,
+                checkpoint=state,
             )
             model.save(args.out)
+            state.unlink(missing_ok=True)
         judged = scalable.evaluate(model, table_of(args.test), rules=rules).to_pylist()[0] if args.test else None
     return {
         "job": "train_photoz",

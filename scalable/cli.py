@@ -31,6 +31,7 @@ _LAZY = {
     "SkySpec": "scalable.synthetic.sky",
     "make_sky": "scalable.synthetic.sky",
     "write_tables": "scalable.synthetic.tables",
+    "add_images": "scalable.synthetic.images",
     "WRITERS": "scalable.io.export",
     "input_bytes": "scalable.catalog.ingest",
     "model_at": "scalable.survey",
@@ -152,7 +153,9 @@ def demo(folder: Path, seed: int, scheduler: str | None, workers: int | None) ->
     survey_file = folder / "survey.yaml"
     if not survey_file.exists():
         console.print(f"making a synthetic sky from seed {seed} in {folder}")
-        _lazy("write_tables")(_lazy("make_sky")(_lazy("SkySpec")(seed=seed)), folder)
+        sky = _lazy("make_sky")(_lazy("SkySpec")(seed=seed))
+        _lazy("write_tables")(sky, folder)
+        _lazy("add_images")(sky, folder)
     _run(survey_file, folder / "store", None, scheduler, workers, as_json=False)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from scalable.catalog.append import append
 from scalable.catalog.bands import join_bands
 from scalable.catalog.catalog import Catalog, open_catalog
@@ -18,18 +20,25 @@ from scalable.catalog.check import Checked, Finding, check
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest, silent
 from scalable.catalog.ingest_commit import Progress
+from scalable.catalog.objects import read_objects
 from scalable.catalog.published import published_store, send_tree, stage_folder
 from scalable.catalog.variability import variability
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate, fit_zero_points
+from scalable.cube.contract import open_cube
+from scalable.cube.images import find_images
+from scalable.cube.stack import role_column, stack_images
+from scalable.cube.write import write_cube
 from scalable.errors import AdditionError, SurveyError, nearest
 from scalable.io.atomic import write_text
+from scalable.io.fits_image import FitsImage
 from scalable.io.fits_preview import write_preview
 from scalable.io.parquet import read_leaf, write_leaf
 from scalable.io.remote import Place, Url, place, send
 from scalable.io.runs import read_json, write_json
+from scalable.kernels.variability import DEFAULT
 from scalable.report.run_page import write_run_page
-from scalable.survey import Survey
+from scalable.survey import Cutouts, Products, Survey
 
 STAGES = ("check", "ingest", "products", "report")
 PREVIEW_ROWS = 10_000
@@ -165,10 +174,10 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         pick = "weighted_mean" if error else "mean"
         recipes["bands"] = lambda: join_bands(collection.detections, values=values, pick=pick)
     if wanted.flux:
-        recipes["variability"] = lambda: variability(collection.detections, values=[wanted.flux])
+        recipes["variability"] = lambda: variability(collection.detections, _statistics(wanted), values=[wanted.flux])
     if wanted.flux and wanted.variability:
         band = wanted.variability.band
-        recipes["variability_calibrated"] = lambda: _calibrated(collection, band, wanted.flux, folder)
+        recipes["variability_calibrated"] = lambda: _calibrated(collection, band, wanted, folder)
     _outdated(folder, survey, report)
     before = collection.parent.path.name if collection.parent else ""
     leaves = len(collection.detections.leaves) if recipes else 0
@@ -181,6 +190,12 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         else:
             write_catalog(recipe(), path, reuse=earlier if before and earlier.exists() else None, on_done=tell)
         tell(leaves)
+    if wanted.cutouts and collection.has_positions:
+        path = folder / "cutouts.zarr"
+        if path.exists():
+            report.skipped.append(path.name)
+        else:
+            _cutouts(survey, wanted.cutouts, collection, path, progress)
     name = "objects" if collection.has_positions else "rows"
     preview = folder / f"{name}_preview.fits"
     if not preview.exists():
@@ -189,19 +204,43 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         send_tree(folder, report.url / "products" / collection.path.name)
 
 
+def _cutouts(survey: Survey, wanted: Cutouts, collection: Collection, path: Path, progress: Progress) -> None:
+    """Stack the images around objects that they show, spread evenly along the sky."""
+    images = find_images(survey, FitsImage(), bands=survey.bands)
+    objects = read_objects(collection.folder / "objects")
+    ra, dec = (role_column(objects, role) for role in ("ra", "dec"))
+    shown = np.flatnonzero(images.shows(ra, dec))
+    if len(shown) == 0:
+        raise SurveyError(
+            "products.cutouts: no image shows any object; look at images and at the units of positions, or remove it"
+        )
+    few = objects.take(shown[np.unique(np.linspace(0, len(shown) - 1, wanted.objects).astype(np.int64))])
+    cube = stack_images(survey, few, size=wanted.size, combine=wanted.combine, resampling=wanted.resampling, grid=wanted.grid)
+    write_cube(cube, path, on_done=lambda done, total: progress("cutouts", done, total, 0))
+
+
 def _tell(progress: Progress, before: int, total: int, done: int) -> None:
     progress("products", before + done, total, 0)
 
 
-def _calibrated(collection: Collection, band: str, flux: str, folder: Path) -> Catalog:
-    zero_points = fit_zero_points(collection, band=band, value=flux)
+def _statistics(wanted: Products) -> list[str]:
+    """Return the statistics of a survey's light curves; the page shows variable objects by their largest deviation."""
+    names = wanted.statistics or tuple(statistic.name for statistic in DEFAULT)
+    return list(dict.fromkeys([*names, "MaxDeviation"] if wanted.variability else names))
+
+
+def _calibrated(collection: Collection, band: str, wanted: Products, folder: Path) -> Catalog:
+    zero_points = fit_zero_points(collection, band=band, value=wanted.flux)
     write_leaf(zero_points, folder, "zero_points.parquet")
-    return variability(calibrate(collection.detections, zero_points, values=[flux]), bands=[band], values=[flux])
+    calibrated = calibrate(collection.detections, zero_points, values=[wanted.flux])
+    return variability(calibrated, _statistics(wanted), bands=[band], values=[wanted.flux])
 
 
 def _outdated(folder: Path, survey: Survey, report: RunReport) -> None:
     """Drop products that an earlier description asked for in another way."""
-    wanted = survey.products.model_dump(mode="json", include={"magnitude", "flux", "variability"})
+    wanted = survey.products.model_dump(mode="json", include={"magnitude", "flux", "statistics", "variability"})
+    if survey.images and survey.products.cutouts:
+        wanted |= {"cutouts": survey.products.cutouts.model_dump(mode="json"), "images": survey.images.model_dump(mode="json")}
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
     recipe = folder / "recipe.json"
     if recipe.exists() and read_json(recipe)["digest"] != digest:
@@ -234,6 +273,8 @@ def list_products(store: Path) -> list[Product]:
 def _rows(path: Path) -> int | None:
     if path.suffix == ".parquet":
         return read_leaf(path, []).num_rows
+    if path.suffix == ".zarr":
+        return int(open_cube(path).sizes["object"])
     return open_catalog(path).rows if path.is_dir() else None
 
 

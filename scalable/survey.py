@@ -289,14 +289,32 @@ class Bright(Part):
     bands: tuple[str, ...] = Field((), description="bands that must all reach it; empty: all")
 
 
+class Cutouts(Part):
+    """The cube of cutouts that a run makes around objects, from the survey's images."""
+
+    size: int = Field(gt=0, description="rows and columns [pixel]")
+    objects: int = Field(1000, gt=0, description="at most so many objects, spread evenly over those that the images show")
+    combine: Literal["mean", "median", "ivar", "clipped"] | None = Field(None, description="without it, each exposure by itself")
+    resampling: Literal["native", "interp", "adaptive", "exact"] = Field(
+        "native", description="the images' own pixels, or how they are moved"
+    )
+    grid: float | str | None = Field(
+        None, description="with resampling: side of a pixel [arcsec], or a band whose pixels are taken"
+    )
+
+
 class Products(Part):
     """What a run computes and the page shows."""
 
     magnitude: str = Field("", description="magnitude column of the plots")
     flux: str = Field("", description="flux column of the statistics")
+    statistics: tuple[str, ...] = Field(
+        (), description="statistics of its light curves, for example [Mean, Chi2]; empty: the default"
+    )
     colours: tuple[tuple[str, str], ...] = Field((), description="pairs of bands, for example [[J, H], [Y, J]]")
     variability: Variability | None = None
     bright: Bright | None = None
+    cutouts: Cutouts | None = None
 
 
 class Question(Part):
@@ -543,6 +561,8 @@ class Survey(Part):
             "products.variability.band": [self.products.variability.band] if self.products.variability else [],
             "products.bright.bands": self.products.bright.bands if self.products.bright else [],
         }
+        if self.products.cutouts and not self.images:
+            raise ValueError("products.cutouts: there are no images; add a block images with glob and band")
         if self.images:
             if not self.bands:
                 raise ValueError("bands: images have bands; name every one, in order of wavelength")
@@ -742,6 +762,7 @@ def model_at(location: tuple[str | int, ...]) -> type[Part] | None:
         ("products",): Products,
         ("products", "variability"): Variability,
         ("products", "bright"): Bright,
+        ("products", "cutouts"): Cutouts,
         ("questions", "*"): Question,
         ("motivation",): Motivation,
         ("query",): Query,

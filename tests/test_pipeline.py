@@ -19,9 +19,11 @@ from scalable.catalog.catalog import open_catalog
 from scalable.catalog.collection import open_collection
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate
+from scalable.cube.contract import open_cube
 from scalable.errors import StoreError, SurveyError
 from scalable.pipeline import RunReport, run
 from scalable.survey import Survey, open_survey
+from scalable.synthetic.images import add_images
 from scalable.synthetic.sky import Sky, SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 
@@ -97,6 +99,23 @@ def test_a_changed_recipe_makes_the_products_anew(report: RunReport, survey: Sur
     with dask.config.set(scheduler="threads"):
         run(survey, into=report.store, only="products")
     assert "J_Mag1" in open_catalog(folder / "bands").columns
+
+
+def test_the_survey_names_its_statistics_and_a_wrong_name_stops_before_any_work(report: RunReport, survey: Survey) -> None:
+    def naming(*names: str) -> Survey:
+        return survey.model_copy(update={"products": survey.products.model_copy(update={"statistics": names})})
+
+    with pytest.raises(SurveyError, match="products.statistics: no statistic 'StetsonI'; did you mean 'Stetson"):
+        run(naming("Mean", "StetsonI"), into=report.store)
+    with dask.config.set(scheduler="threads"):
+        run(naming("MAD", "EtaE"), into=report.store, only="products")
+    folder = report.store / "products" / "0001"
+    columns = open_catalog(folder / "variability").columns
+    # The page shows the largest deviation, so that it is computed whatever the survey names.
+    assert [name for name in columns.names if name.startswith("Ks_")] == ["Ks_Flux1MAD", "Ks_Flux1EtaE", "Ks_Flux1MaxDeviation"]
+    with dask.config.set(scheduler="threads"):
+        run(survey, into=report.store, only="products")
+    assert "Ks_Flux1StetsonJ" in open_catalog(folder / "variability").columns
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +236,27 @@ def test_the_preview_opens_in_astropy_with_units(report: RunReport) -> None:
     preview = Table.read(report.store / "products" / "0001" / "objects_preview.fits")
     assert str(preview["object_ra"].unit) == "deg"
     assert len(preview) == report.collection.accounting["objects"]
+
+
+def test_a_run_cuts_objects_out_of_the_images_that_show_them_and_a_rerun_skips(tmp_path: Path) -> None:
+    sky = make_sky(SkySpec(seed=2, fields=1, stars_per_field=400, epochs=1, bands=("J", "H"), epoch_bands=()))
+    survey_file = write_tables(sky, tmp_path)
+    add_images(sky, tmp_path)
+    with dask.config.set(scheduler="threads"):
+        first = run(open_survey(survey_file), into=tmp_path / "store")
+        again = run(open_survey(survey_file), into=tmp_path / "store", only="products")
+    [product] = [product for product in first.products if product.name == "cutouts.zarr"]
+    cube = open_cube(product.path)
+    assert product.rows == cube.sizes["object"] > 3
+    assert cube["band"].values.tolist() == ["J", "H"]
+    stars = {row["star_id"]: row for row in sky.stars.to_pylist()}
+    for n, thing in enumerate(cube["object_id"].values.tolist()):
+        assert abs(float(cube["dec"][n]) - stars[thing]["dec_deg"]) < 1 / 3600
+        image = cube["image"].values[n]
+        if float(cube["pad_fraction"][n].max()) == 0 and stars[thing]["mag_H"] < 17:
+            row, column = np.unravel_index(np.nanargmax(image[1]), image[1].shape)
+            bad = cube["state"].values[n, 1, 13:19, 13:19].any()
+            assert bad or max(abs(row - 15.5), abs(column - 15.5)) <= 1.5, "the star is in the middle"
+    assert first.page is not None
+    assert "Depth of the pixels" in first.page.read_text()
+    assert "cutouts.zarr" in again.skipped

@@ -26,7 +26,7 @@ from scalable.train.incremental import OrderWarning
 from scalable.train.tables import batches_of
 
 FOLDS = 5
-FEWER = ("linear", "nearest neighbours", "gradient boosting", "network")
+FEWER = ("linear", "nearest neighbours", "local planes", "gradient boosting", "network")
 """Estimators of the sets with folds, which are fitted as often as there are folds."""
 
 

@@ -293,7 +293,8 @@ def _plan(base: Base, run: Run, added: tuple[RunInfo, ...], progress: Progress) 
 
     changed = fresh_counts.cells
     suspects = find_suspects(plan_of(run, added + opened.runs), lambda done: progress("plan", 2 + done, steps, 0))
-    suspects = np.union1d(suspects, flat(base.wide, "object_id")) if by_id else suspects
+    if by_id and added + opened.runs:
+        suspects = np.union1d(suspects, flat(base.wide, "object_id"))
     wide = _settle(suspects, settings, added + opened.runs)
     if len(suspects):
         # Pixels that held rows of an object which is wide now, or owned it, change too.

@@ -12,14 +12,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.catalog import Catalog
-from scalable.catalog.light_curves import KEYS, LightCurves, floats, light_curves, nullable
+from scalable.catalog.light_curves import KEYS, LightCurves, floats, light_curves, nullable, numbers
+from scalable.catalog.variability import wanted_bands
 from scalable.errors import ColumnError, nearest
-from scalable.kernels.bands import first_rows, last_rows, mean_errors, means, medians, smallest_rows
+from scalable.kernels.bands import AVERAGES, ERROR_OF_MEAN, average_of_one, first_rows, last_rows, smallest_rows
+from scalable.kernels.statistic import evaluate
 from scalable.schema import Column, Schema
 
 PICKS = ("first", "last", "mean", "weighted_mean", "median", "brightest", "nearest_in_time(MJD)")
 _NEAREST = re.compile(r"nearest_in_time\(\s*([-+.\deE]+)\s*\)")
-_AVERAGES = ("mean", "weighted_mean", "median")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class BandJoin:
     """One row per object: the picked epoch or the average of each value in each band."""
 
     name: ClassVar[str] = "join_bands"
+    coded: ClassVar[tuple[str, ...]] = ("band",)
     bands: tuple[str, ...]
     values: tuple[str, ...]
     pick: str
@@ -46,67 +48,70 @@ class BandJoin:
         for band in self.bands:
             for name in self.values:
                 source = Column.from_field(schema.field(name))
-                dtype = pa.float64() if self.pick in _AVERAGES else source.dtype
+                dtype = pa.float64() if self.pick in AVERAGES else source.dtype
                 error = f"{band}_{source.error}" if source.error in self.values else ""
                 description = f"{source.description} in {band} ({self.pick})"
                 columns.append(replace(source, name=f"{band}_{name}", dtype=dtype, error=error, description=description))
         return Schema(tuple(columns)).to_arrow().with_metadata(schema.metadata)
 
     def needs(self, wanted: Sequence[str]) -> list[str]:
-        """Return the keys, the values of which a column is wanted, and what picking them reads."""
-        used = [index for index, name in enumerate(self.values) if any(f"{band}_{name}" in wanted for band in self.bands)]
-        names = [*KEYS, "band", *(self.values[index] for index in used)]
+        """Return the keys that are wanted, the values of which a column is wanted, and what picking them reads."""
+        mine = self.narrowed(wanted)
+        names = [*(name for name in KEYS if name in wanted), "object_id", "band", *mine.values]
         if self.pick == "weighted_mean":
-            names += [self.errors[index] for index in used if not self.errors[index].startswith("=")]
+            names += [error for error in mine.errors if not error.startswith("=")]
         if self.pick == "brightest":
             names.append(self.brightness[0])
         return [*names, "mjd"] if self.pick.startswith("nearest") else names
 
+    def narrowed(self, wanted: Sequence[str]) -> BandJoin:
+        """Return the join of no more values than are wanted; all bands stay, for an inner join asks for each."""
+        used = [index for index, name in enumerate(self.values) if any(f"{band}_{name}" in wanted for band in self.bands)]
+        values, errors = (tuple(names[index] for index in used) for names in (self.values, self.errors))
+        return replace(self, values=values, errors=errors)
+
     def apply(self, table: pa.Table) -> pa.Table:
         """Pick or average, and put bands side by side."""
         curves = light_curves(table, self.bands)
-        columns = {name: curves.objects[name] for name in KEYS}
-        rows = None if self.pick in _AVERAGES else self._rows(table, curves)
-        for index, name in enumerate(self.values):
-            if name not in table.column_names:
-                continue
-            average = self._average(table, name, self.errors[index], curves) if rows is None else None
+        columns = {name: curves.objects[name] for name in curves.objects.column_names}
+        picked = [] if self.pick in AVERAGES else self._picked(curves)
+        for name, error in zip(self.values, self.errors, strict=True):
+            average = None if picked else self._average(curves, name, error)
+            column = curves.points[name].combine_chunks()
             for number, band in enumerate(self.bands):
-                if average is not None:
-                    columns[f"{band}_{name}"] = nullable(curves.by_object(average, number), pa.float64())
+                if average is None:
+                    columns[f"{band}_{name}"] = column.take(picked[number])
                 else:
-                    where = curves.by_object(np.asarray(rows, dtype=np.float64), number)
-                    columns[f"{band}_{name}"] = table[name].take(nullable(where, pa.int64()))
+                    columns[f"{band}_{name}"] = nullable(curves.by_object(average, number), pa.float64())
         joined = pa.table(columns)
-        return joined.filter(pa.array(self._complete(curves))) if self.inner else joined
+        return joined.filter(pa.array((curves.curve_of >= 0).all(axis=0))) if self.inner else joined
 
-    def _rows(self, table: pa.Table, curves: LightCurves) -> NDArray[np.int64]:
+    def _picked(self, curves: LightCurves) -> list[pa.Array]:
+        """Return for each band the row of every object; null where it has none."""
+        rows = self._rows(curves)
+        by_band = [curves.by_object(rows, number, -1) for number in range(len(self.bands))]
+        return [pa.array(found, mask=found < 0) for found in by_band]
+
+    def _rows(self, curves: LightCurves) -> NDArray[np.int64]:
         if self.pick == "first":
             return first_rows(curves.offsets)
         if self.pick == "last":
             return last_rows(curves.offsets)
         if self.pick == "brightest":
             name, sign = self.brightness
-            return smallest_rows(floats(table, name) * sign, curves.offsets)
+            return smallest_rows(floats(curves.points, name) * sign, curves.offsets)
         match = _NEAREST.fullmatch(self.pick)
         wanted = float(match[1]) if match else 0.0
-        return smallest_rows(np.abs(floats(table, "mjd") - wanted), curves.offsets)
+        return smallest_rows(np.abs(floats(curves.points, "mjd") - wanted), curves.offsets)
 
-    def _average(self, table: pa.Table, name: str, error: str, curves: LightCurves) -> NDArray[np.float64]:
-        values = floats(table, name)
-        if self.pick == "median":
-            return medians(values, curves.offsets)
-        if self.pick == "mean":
-            return means(values, np.ones(len(values)), curves.offsets)
-        if error.startswith("="):
-            return mean_errors(values, curves.offsets)
-        with np.errstate(divide="ignore"):
-            return means(values, floats(table, error) ** -2.0, curves.offsets)
-
-    def _complete(self, curves: LightCurves) -> NDArray[np.bool_]:
-        wanted = curves.band_of >= 0
-        found = np.bincount(curves.object_of[wanted], minlength=curves.objects.num_rows)
-        return found == len(self.bands)
+    def _average(self, curves: LightCurves, name: str, error: str) -> NDArray[np.float64]:
+        values = numbers(curves.points, name)
+        # The error of a weighted mean follows from the errors alone.
+        statistic = ERROR_OF_MEAN if error.startswith("=") else AVERAGES[self.pick]
+        errors = numbers(curves.points, error) if error and not error.startswith("=") else values
+        if len(values) == len(curves.offsets) - 1:
+            return average_of_one(statistic, values, errors)
+        return evaluate((statistic,), values, errors, None, curves.offsets)[statistic.name]
 
     def __str__(self) -> str:
         """Show what is pending."""
@@ -144,10 +149,7 @@ def join_bands(
         If a band or value does not exist, a value to be weighted has no error column, or ``pick`` or ``how`` is unknown.
     """
     catalog.need_positions("join_bands")
-    wanted = tuple(bands) if bands is not None else catalog.bands
-    for band in wanted:
-        if band not in catalog.bands:
-            raise ColumnError(f"no band {band!r} in {catalog.title}; {nearest(band, catalog.bands)}")
+    wanted = wanted_bands(catalog, bands)
     for value in values:
         if value not in catalog.columns:
             raise ColumnError(f"no column {value!r} in {catalog.title}; {nearest(value, catalog.columns.names)}")

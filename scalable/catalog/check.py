@@ -17,6 +17,7 @@ from scalable.catalog.ingest_reduce import detections_schema
 from scalable.catalog.ingest_reference import reference_columns, reference_sources
 from scalable.catalog.ingest_rows import rows_schema
 from scalable.catalog.light_curves import floats
+from scalable.catalog.variability import statistic_named
 from scalable.errors import ColumnError, InputError, MissingInputError, QueryError, ScalableError, SurveyError
 from scalable.io.drivers import reader_for
 from scalable.io.exposures import list_images, quarantined, shows_another_filter
@@ -89,6 +90,11 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
     if not survey.has_tables:
         kept = tuple(f for f in seen if f.name not in survey.accept)
         return Checked(images, 0, image_bytes, Schema(()), kept)
+    for name in survey.products.statistics:
+        try:
+            statistic_named(name)
+        except ColumnError as error:
+            raise SurveyError(f"products.statistics: {error}") from error
     for source in reference_sources(survey):
         reference_columns(source, survey.grouping)
     reader = reader_for(survey.files.format)

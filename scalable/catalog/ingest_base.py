@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from scalable.catalog.ingest_reduce import (
     pixel_file,
     save_result,
 )
+from scalable.io.atomic import link
 from scalable.io.layout import read_layout
 from scalable.io.parquet import known_leaf, read_leaf
 from scalable.io.reader import Source
@@ -226,9 +226,8 @@ def _carry(pixel: Pixel, known: Known, version: Path, settings: Settings) -> Red
     nulls: dict[str, int] = {}
     for member, (size_bytes, sha256) in known.items():
         old, new = (member_folder(folder, member) / pixel.hats_path for folder in (version, work / "version"))
-        new.parent.mkdir(parents=True, exist_ok=True)
         new.unlink(missing_ok=True)
-        os.link(old, new)
+        link(old, new)
         leaves[member], counts = known_leaf(member_folder(version, member), pixel.hats_path, size_bytes=size_bytes, sha256=sha256)
         if member == "detections":
             nulls = {name: counts[name] for name in settings.schema.names if counts[name]}

@@ -9,7 +9,6 @@ import io
 import itertools
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from scalable.catalog.ingest_reduce import (
 )
 from scalable.cluster import run_tasks
 from scalable.errors import AccountingError, StoreError
-from scalable.io.atomic import write_text
+from scalable.io.atomic import link, write_text
 from scalable.io.layout import META_KEY, finish_catalog, finish_collection, finish_index
 from scalable.io.parquet import Leaf, read_groups, write_common_metadata, write_leaf, write_stream
 from scalable.io.runs import flat, read_arrow, write_json
@@ -293,8 +292,7 @@ def _write_indexes(run: Run, pixels: tuple[Pixel, ...]) -> None:
         for part in parts:
             path = collection / index / part.path
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.link(run.version / "objects" / "objects_id" / part.path, path)
+                link(run.version / "objects" / "objects_id" / part.path, path)
         name = f"{run.settings.survey.name}_{member}"
         finish_index(collection / index, parts, schema=INDEX.to_arrow(), name=name, primary=member, date=run.date)
         margin = f"{member}_margin" if (collection / f"{member}_margin").exists() else ""

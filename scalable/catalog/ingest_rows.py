@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +27,7 @@ from scalable.catalog.ingest_commit import (
 from scalable.catalog.ingest_map import Batch, FileRecord, Settings, TaskRecord, rejection, scan_file, set_aside
 from scalable.cluster import run_tasks
 from scalable.errors import ScalableError
+from scalable.io.atomic import link
 from scalable.io.blocks import finish_blocks
 from scalable.io.layout import META_KEY
 from scalable.io.parquet import Leaf, cut_blocks, known_leaf, write_leaf
@@ -117,9 +117,8 @@ def link_blocks(entries: Sequence[dict[str, Any]], before: str, version: str) ->
     found = []
     for entry in entries:
         new = Path(version) / entry["path"]
-        new.parent.mkdir(parents=True, exist_ok=True)
         new.unlink(missing_ok=True)
-        os.link(Path(before) / entry["path"], new)
+        link(Path(before) / entry["path"], new)
         name = entry["path"].removeprefix("rows/")
         found.append(known_leaf(new.parent, name, size_bytes=entry["bytes"], sha256=entry["sha256"]))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from scalable.io.layout import HEALPIX_COLUMN
-from scalable.kernels.partition import boundaries
+from scalable.kernels.bands import band_curves
 
 KEYS = (HEALPIX_COLUMN, "object_id", "object_ra", "object_dec")
 """Columns that every result per object begins with."""
@@ -24,34 +25,57 @@ class LightCurves:
     Attributes
     ----------
     objects : pyarrow.Table
-        One row per object: the `KEYS`.
+        One row per object: those of the `KEYS` that were read.
+    points : pyarrow.Table
+        The rows of the wanted bands.
     offsets : ndarray of int64, shape (curves + 1,)
-        Where each light curve begins and ends.
-    object_of, band_of : ndarray of int64, shape (curves,)
-        Row in ``objects`` and index in the wanted bands; -1 for a band that is not wanted.
+        Where each light curve begins and ends in ``points``.
+    curve_of : ndarray of int64, shape (bands, objects)
+        The light curve of each object in each wanted band; -1 where it has none.
     """
 
     objects: pa.Table
+    points: pa.Table
     offsets: NDArray[np.int64]
-    object_of: NDArray[np.int64]
-    band_of: NDArray[np.int64]
+    curve_of: NDArray[np.int64]
 
-    def by_object(self, values: NDArray[np.float64], band: int, empty: float = np.nan) -> NDArray[np.float64]:
+    def by_object(self, values: NDArray[Any], band: int, empty: float = np.nan) -> NDArray[Any]:
         """Return one value per object from one value per light curve."""
-        out = np.full(self.objects.num_rows, empty)
-        mine = self.band_of == band
-        out[self.object_of[mine]] = values[mine]
-        return out
+        curves = self.curve_of[band]
+        if not len(values):
+            return np.full(len(curves), empty)
+        found = values[curves]
+        found[curves < 0] = empty
+        return found
 
 
 def light_curves(table: pa.Table, bands: Sequence[str]) -> LightCurves:
-    """Group a leaf of detections, as it is stored, into light curves."""
-    pixel, ids = table[HEALPIX_COLUMN].to_numpy(), table["object_id"].to_numpy()
-    code = pc.index_in(table["band"], pa.array(bands, pa.string())).fill_null(-1).to_numpy().astype(np.int64)
-    objects = boundaries(pixel, ids)
-    curves = boundaries(pixel, ids, code)
-    object_of = np.searchsorted(objects, curves[:-1], side="right") - 1
-    return LightCurves(table.select(list(KEYS)).take(objects[:-1]), curves, object_of, code[curves[:-1]])
+    """Group a leaf of detections, as it is stored, into light curves.
+
+    The table needs ``object_id`` and ``band``; of the other `KEYS` those are given back that it has.
+    """
+    named, bands_of = _names(table["band"].combine_chunks(), bands)
+    ids = table["object_id"].combine_chunks().to_numpy()
+    first_rows, offsets, curve_of = band_curves(ids, named, bands_of, len(bands))
+    objects = table.select([name for name in KEYS if name in table.column_names]).take(first_rows)
+    points = table if offsets[-1] == table.num_rows else table.filter(pa.array(bands_of[named] >= 0))
+    return LightCurves(objects, points, offsets, curve_of)
+
+
+def _names(column: pa.Array, bands: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the number of each row's name of a band, -1 where it is missing, and which of ``bands`` each name is, then -1."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    known = pc.index_in(column.dictionary, pa.array(bands, column.dictionary.type)).fill_null(-1).to_numpy()
+    named = column.indices.fill_null(-1) if column.null_count else column.indices
+    return named.to_numpy(), np.append(known, np.int32(-1))
+
+
+def numbers(table: pa.Table, name: str) -> NDArray[Any]:
+    """Return a column in single precision if it is stored so, else in double, with NaN for null."""
+    if pa.types.is_float32(table[name].type):
+        return table[name].combine_chunks().to_numpy(zero_copy_only=False)
+    return floats(table, name)
 
 
 def floats(table: pa.Table, name: str) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -47,13 +47,18 @@ def take_regions(tree: Tree, position: Sequence[str], radians: Collection[str] =
         If the arguments are not what the function needs.
     """
     regions: list[Region] = []
+    asked: list[tuple[type, dict[str, Any]]] = []
 
     def ask(place: Sequence[exp.Expression], region: Region) -> exp.Expression:
-        regions.append(region)
+        # The same question has the same words, so that it can be grouped by.
+        if (type(region), region.parameters()) not in asked:
+            asked.append((type(region), region.parameters()))
+            regions.append(region)
+        number = asked.index((type(region), region.parameters()))
         for node in place:
             if isinstance(node, exp.Column) and node.name in radians:
                 raise QueryError(f"{node.name} is in radians, regions are in degrees: write degrees({node.name})")
-        return exp.Anonymous(this=f"{_REGION}{len(regions) - 1}", expressions=list(place))
+        return exp.Anonymous(this=f"{_REGION}{number}", expressions=list(place))
 
     def question(node: exp.Expression) -> exp.Expression:
         if isinstance(node, exp.Anonymous) and node.name.lower() in FORMS:

@@ -13,9 +13,10 @@ import pyarrow as pa
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.collection import Collection
 from scalable.catalog.duck import execute
+from scalable.catalog.history import recorded
 from scalable.catalog.leaves_in import in_regions
 from scalable.catalog.sky_functions import memberships
-from scalable.catalog.sql_local import View
+from scalable.catalog.sql_local import KEY, View
 from scalable.catalog.sql_plan import SqlPlan, plan_sql
 from scalable.catalog.sql_split import PARTIALS
 from scalable.catalog.steps import Chain
@@ -30,10 +31,18 @@ BROADCAST = "observations"
 class QueryLoader:
     """Rows of a query on one leaf of every view it reads."""
 
-    pending: ClassVar[tuple[object, ...]] = ()
     plan: SqlPlan
     views: tuple[tuple[str, Chain], ...]
     observations: pa.Table | None
+
+    @property
+    def pending(self) -> tuple[object, ...]:
+        """Return what is pending on the first view, and the query."""
+        return (*(self.views[0][1].pending if self.views else ()), self)
+
+    def __str__(self) -> str:
+        """Show what is pending."""
+        return f"sql {self.plan.text}"
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         """Load the columns that the query reads, and run its mapped part."""
@@ -156,8 +165,8 @@ def _view(catalog: Catalog) -> View:
     radians = tuple(column.name for column in catalog.columns if column.unit == "rad")
     if not placed:
         return View(catalog.schema.names, radians=radians)
-    key, place = ids[0].name if ids else "", tuple(columns[0].name for columns in position)
-    return View(catalog.schema.names, key, place, radians=radians)
+    key = KEY if KEY in [column.name for column in ids] else ""
+    return View(catalog.schema.names, key, tuple(columns[0].name for columns in position), radians=radians)
 
 
 def file_views(observations: pa.Table) -> dict[str, int]:
@@ -176,9 +185,16 @@ def wire(query: Prepared) -> Catalog:
         empty[BROADCAST], fields[BROADCAST] = observations.slice(0, 0), observations.schema
     mapped = execute(plan.map_sql, empty, memberships(plan.regions)).schema
     if not plan.partitioned:
-        return Catalog(Chain(QueryLoader(plan, (), observations)), ((None,),), _described(mapped, plan, fields), "query")
+        schema = recorded(_described(mapped, plan, fields), (), "sql", {"query": plan.text})
+        return Catalog(Chain(QueryLoader(plan, (), observations)), ((None,),), schema, "query")
     first = next(iter(views.values()))
-    declared = mapped if plan.combine_sql else _described(mapped, plan, fields)
+
+    def declare(schema: pa.Schema) -> pa.Schema:
+        # The text of a query is part of where its rows come from.
+        meant = _described(schema, plan, fields).with_metadata(first.schema.metadata)
+        return recorded(meant, first.history, "sql", {"query": plan.text})
+
+    declared = mapped if plan.combine_sql else declare(mapped)
     if all(isinstance(partition, tuple) for partition in first.partitions):
         chain = Chain(QueryLoader(plan, tuple((name, catalog.chain) for name, catalog in views.items()), observations))
     else:
@@ -187,13 +203,14 @@ def wire(query: Prepared) -> Catalog:
     if not plan.combine_sql:
         return Catalog(chain, first.partitions, declared, "query", first.graph)
     partial = Catalog(chain, first.partitions, mapped, "partial query", first.graph)
-    schema = _described(execute(plan.combine_sql, {PARTIALS: mapped.empty_table()}).schema, plan, fields)
-    return replace(partial.combined(combine, plan.combine_sql, mapped, schema, schema=schema), title="query")
+    schema = declare(execute(plan.combine_sql, {PARTIALS: mapped.empty_table()}, memberships(plan.regions)).schema)
+    return replace(partial.combined(combine, plan, mapped, schema, schema=schema), title="query")
 
 
-def combine(tables: list[pa.Table], statement: str, mapped: pa.Schema, schema: pa.Schema) -> pa.Table:
+def combine(tables: list[pa.Table], plan: SqlPlan, mapped: pa.Schema, schema: pa.Schema) -> pa.Table:
     """Run the combining statement on the partial results, which come in the order of the leaves."""
-    return execute(statement, {PARTIALS: pa.concat_tables([mapped.empty_table(), *tables])}).cast(schema)
+    partials = pa.concat_tables([mapped.empty_table(), *tables])
+    return execute(plan.combine_sql, {PARTIALS: partials}, memberships(plan.regions)).cast(schema)
 
 
 def _described(schema: pa.Schema, plan: SqlPlan, fields: Mapping[str, pa.Schema]) -> pa.Schema:

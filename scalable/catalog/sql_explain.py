@@ -99,9 +99,7 @@ def list_views(source: Collection | Catalog) -> tuple[ViewInfo, ...]:
         stored = dict(zip(*(observations[name].to_pylist() for name in ("observation_id", "rows_stored")), strict=True))
         kind = list(catalogs)[-1]
         for name, number in file_views(observations).items():
-            found.append(
-                ViewInfo(name, f"{kind.removesuffix('s')} of one file", stored[number], found[len(catalogs) - 1].columns)
-            )
+            found.append(ViewInfo(name, f"{_ROWS[kind]} of one file", stored[number], catalogs[kind].columns))
     return tuple(found)
 
 

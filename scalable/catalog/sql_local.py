@@ -135,6 +135,20 @@ def groups_by_key(scope: Scope, keys: Keys) -> bool:
     return any(is_one_of(e, keys.grouping) for e in (group.expressions if group else ()))
 
 
+def relies_on_keys(scopes: Sequence[Scope], parts: Mapping[int, Part], views: Mapping[str, View]) -> bool:
+    """Return whether rows are taken for those of one object because their id is the same: none may be null then."""
+    for scope in scopes:
+        keys = keys_of(scope.expression, sources_of(scope, parts, views)).grouping
+        group, distinct = scope.expression.args.get("group"), scope.expression.args.get("distinct")
+        asked = [*(group.expressions if group else ())]
+        asked += [part for window in scope.find_all(exp.Window) for part in window.args.get("partition_by") or ()]
+        asked += [projection.unalias() for projection in scope.expression.expressions if distinct]
+        asked += [found.this for found in scope.find_all(exp.In) if found.args.get("query")]
+        if any(is_one_of(part, keys) for part in asked):
+            return True
+    return False
+
+
 def is_aggregated(select: exp.Select) -> bool:
     """Return whether a SELECT gives one row for many."""
     if select.args.get("group") or select.args.get("having"):

@@ -14,7 +14,16 @@ from sqlglot.optimizer.scope import Scope, traverse_scope
 from scalable.catalog.dialect import DIALECT, parse_select, spell, unknown_column
 from scalable.catalog.null_rules import undefined_is_null
 from scalable.catalog.sky_functions import region_number, take_regions
-from scalable.catalog.sql_local import KEY, View, examine, groups_by_key, is_aggregated, keys_of, sources_of
+from scalable.catalog.sql_local import (
+    KEY,
+    View,
+    examine,
+    groups_by_key,
+    is_aggregated,
+    keys_of,
+    relies_on_keys,
+    sources_of,
+)
 from scalable.catalog.sql_split import decompose, finish_on_result
 from scalable.errors import ColumnError, QueryError, nearest
 from scalable.sky.region import Region
@@ -50,7 +59,7 @@ class SqlPlan:
     partitioned : bool
         Whether leaves are read at all.
     keys : dict
-        Of each view read, the column with the object's id, if the query reads it.
+        Of each view read, the column with the object's id, if the query relies on it to be there in every row.
     regions : tuple of Region
         Regions of the sky that it asks for.
     within : tuple of int
@@ -109,6 +118,7 @@ def _plan(text: str, views: Mapping[str, View], file_views: Mapping[str, int]) -
             map_sql, combine_sql = decompose(tree, keys)
         else:
             map_sql, combine_sql = finish_on_result(tree)
+    by_key = relies_on_keys(scopes, parts, views)
     outputs = {projection.alias_or_name: projection.unalias() for projection in tree.expressions}
     return SqlPlan(
         text,
@@ -118,7 +128,7 @@ def _plan(text: str, views: Mapping[str, View], file_views: Mapping[str, int]) -
         {name: found for name, node in outputs.items() if (found := _origin(root, node))},
         {name: tuple(made_of) for name, node in outputs.items() if (made_of := _measured_in(root, node))},
         parts[id(root)].partitioned,
-        {name: views[name].key for name, read in columns.items() if views[name].key in read},
+        {name: views[name].key for name, read in columns.items() if by_key and views[name].key in read},
         regions,
         tuple(sorted(_within(root, views))),
     )

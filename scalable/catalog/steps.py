@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,21 @@ class Step(Protocol):
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Return the table after this step."""
+
+
+@runtime_checkable
+class Narrowing(Protocol):
+    """A step that can leave out what nobody wants of it."""
+
+    def narrowed(self, wanted: Sequence[str]) -> Step:
+        """Return the step that gives no more than the ``wanted`` columns and what they need."""
+
+
+@runtime_checkable
+class TakesCodes(Protocol):
+    """A step that is content with dictionaries in place of some text columns, which are read much faster."""
+
+    coded: ClassVar[tuple[str, ...]]
 
 
 class Loader(Protocol):
@@ -108,6 +123,10 @@ class LeafLoader:
             table = table.take(np.argsort(index, kind="stable"))
         return table.select(list(columns))
 
+    def load_coded(self, leaf: LeafInfo, columns: Sequence[str], coded: Sequence[str]) -> pa.Table:
+        """Read one leaf with text columns as dictionaries, where they are stored so."""
+        return self.load(leaf, columns) if self.foreign else read_leaf(place(self.root) / leaf.path, columns, coded=coded)
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -123,20 +142,32 @@ class Chain:
 
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         """Load one leaf, reading only the columns that the steps and the result need."""
-        return apply_steps(self.loader.load(leaf, columns_needed(self.steps, columns)), self.steps, columns)
+        needed = columns_needed(self.steps, columns)
+        if self.steps and isinstance(self.steps[0], TakesCodes) and isinstance(self.loader, LeafLoader):
+            table = self.loader.load_coded(leaf, needed, self.steps[0].coded)
+        else:
+            table = self.loader.load(leaf, needed)
+        return apply_steps(table, self.steps, columns)
 
 
 def columns_needed(steps: Sequence[Step], wanted: Sequence[str]) -> list[str]:
     """Return the columns to read so that ``steps`` can give the ``wanted`` ones."""
-    needed = list(wanted)
+    return _narrowed(steps, wanted)[1]
+
+
+def _narrowed(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[list[Step], list[str]]:
+    """Return steps that do no more than the ``wanted`` columns need, and what they read."""
+    needed = list(dict.fromkeys(wanted))
+    kept: list[Step] = []
     for step in reversed(steps):
-        needed = step.needs(needed)
-    return list(dict.fromkeys(needed))
+        kept.append(step.narrowed(needed) if isinstance(step, Narrowing) else step)
+        needed = list(dict.fromkeys(step.needs(needed)))
+    return kept[::-1], needed
 
 
 def apply_steps(table: pa.Table, steps: Sequence[Step], columns: Sequence[str]) -> pa.Table:
-    """Apply the steps in order and return the named columns."""
-    for step in steps:
+    """Apply the steps in order and return the named columns; what is not among them is not computed where a step can leave it."""
+    for step in _narrowed(steps, columns)[0]:
         table = step.apply(table)
     return table.select(list(columns))
 

@@ -16,7 +16,7 @@ from scalable.catalog.steps import Chain, LeafLoader
 from scalable.catalog.write_begun import Begun, working_on
 from scalable.cluster import run_tasks
 from scalable.errors import ColumnError, StoreError
-from scalable.io.atomic import publish
+from scalable.io.atomic import link, publish
 from scalable.io.layout import HEALPIX_COLUMN, LeafInfo, finish_catalog
 from scalable.io.parquet import Leaf, known_leaf
 from scalable.io.remote import local_place
@@ -126,7 +126,7 @@ def link_leaves(
     """Link the leaves of a catalogue written before that would come out the same; None where there was no row."""
     known = read_json(earlier / RECIPE_FILE) if (earlier / RECIPE_FILE).exists() else {}
     source = catalog.chain.loader
-    if known.get("digest") != recipe["digest"] or not known["source"] or not isinstance(source, LeafLoader):
+    if known.get("digest") != recipe["digest"] or not known["source"] or not isinstance(source, LeafLoader) or source.foreign:
         return {}
     linked: dict[str, Leaf | None] = {}
     for leaf in (leaf for leaf in catalog.leaves if leaf.path not in but):
@@ -135,8 +135,7 @@ def link_leaves(
             continue
         linked[leaf.path] = None
         if (earlier / leaf.path).exists():
-            (aside / leaf.path).parent.mkdir(parents=True, exist_ok=True)
-            os.link(earlier / leaf.path, aside / leaf.path)
+            link(earlier / leaf.path, aside / leaf.path)
             # Nothing is made of the digest of a leaf that goes into no manifest.
             size = (earlier / leaf.path).stat().st_size
             linked[leaf.path], _ = known_leaf(earlier, leaf.path, size_bytes=size, sha256="")

@@ -18,7 +18,7 @@ from scalable.catalog.catalog import Catalog
 from scalable.catalog.ingest import start
 from scalable.catalog.steps import LeafLoader
 from scalable.errors import StoreError
-from scalable.io.layout import LeafInfo
+from scalable.io.layout import LeafInfo, catalog_properties
 from scalable.io.parquet import Leaf, known_leaf, write_leaf
 from scalable.io.remote import place
 from scalable.io.runs import read_json
@@ -86,16 +86,16 @@ def working_on(path: Path, catalog: Catalog) -> Iterator[Begun]:
 
 def _begin(leaves: Path, notes: Path, identity: str) -> Begun:
     run = notes / "run.json"
-    if run.exists() and read_json(run)["run_id"] != identity:
+    if not run.exists() or read_json(run)["run_id"] != identity:
         shutil.rmtree(leaves, ignore_errors=True)
         shutil.rmtree(notes / "dataset", ignore_errors=True)
-        run.unlink()
+        run.unlink(missing_ok=True)
     return Begun(leaves, notes, start(notes, identity))
 
 
 def _identity(catalog: Catalog) -> str:
     """Return what tells one result from another: the leaves, the steps with their parameters, and the catalogues read."""
-    sources = [(place(root) / "hats.properties").read_text(encoding="utf-8") for root in dict.fromkeys(_roots(catalog.chain))]
+    sources = [catalog_properties(place(root)) for root in dict.fromkeys(_roots(catalog.chain))]
     schema = catalog.schema.serialize().to_pybytes()
     return tokenize(__version__, catalog.chain, schema, [leaf.path for leaf in catalog.leaves], sources)
 

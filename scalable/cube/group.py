@@ -316,7 +316,8 @@ class _Shown:
             window = Window(top, bottom, left, right)
             for kind, out in (("image", image), ("weight", ivar), ("mask", bits)):
                 if kind in planes:
-                    part = self._read(kind, planes, window)
+                    # Of one type and layout, so that few variants of the kernel are compiled.
+                    part = np.ascontiguousarray(self._read(kind, planes, window), out.dtype)
                     place(part, top, left, y[which], x[which], copied[which], out)
         return image, ivar, bits, self._states(image, ivar, bits, shape, y, x, copied)
 
@@ -365,7 +366,7 @@ class _Shown:
         weight = np.asarray(self._read("weight", planes, window), np.float64) if "weight" in planes else None
         bits = self._read("mask", planes, window) if "mask" in planes else np.zeros(image.shape, np.int32)
         first = np.zeros(1, np.int64)
-        spare = image if weight is None else weight
+        spare = np.empty((1, 1), np.float32) if weight is None else weight.astype(np.float32)
         bad = self._states(image[None], spare[None], bits[None], image.shape, first, first, first)[0] != PixelState.MEASURED
         part = shifted(self.wcs, top, left)
         method, flux = self.recipe.resampling, self.recipe.flux

@@ -54,6 +54,14 @@ class SkyImages:
         chord = np.linalg.norm(self.centres - middle, axis=1)
         return np.flatnonzero(2 * np.arcsin(np.minimum(1.0, chord / 2)) <= self.radii + radius)
 
+    def shows(self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which positions lie in the circle around some image."""
+        points = unit_vectors(ra_deg, dec_deg)
+        found = np.zeros(len(points), np.bool_)
+        for centre, radius in zip(self.centres, self.radii, strict=True):
+            found |= np.linalg.norm(points - centre, axis=1) <= 2 * np.sin(radius / 2)
+        return found
+
     @cached_property
     def depth(self) -> int:
         """An upper bound of how many exposures of one band show any one place."""

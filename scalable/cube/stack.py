@@ -134,8 +134,8 @@ def stack_images(
     things, recipe = _sized(survey, images, where, things, size, wanted, combine, resampling, grid)
     groups = _groups(images, things, recipe)
     if combine is None:
-        counts = run_tasks(_epochs, groups, recipe, reader)
-        recipe = replace(recipe, epochs=max(1, *counts, 1))
+        counts = run_tasks(most_epochs, groups, recipe, reader)
+        recipe = replace(recipe, epochs=max(1, *counts))
     return _dataset(survey, images, things, recipe, groups, reader, size, "tile" if tiles else "object")
 
 
@@ -179,8 +179,8 @@ def _things(where: pa.Table | Tiles) -> _Things:
         ra, dec = where.centres
         scale = np.full(len(ids), where.scale_arcsec)
     else:
-        ids = _column(where, "object_id").astype(np.int64)
-        ra, dec = (_column(where, role).astype(np.float64) for role in ("ra", "dec"))
+        ids = role_column(where, "object_id").astype(np.int64)
+        ra, dec = (role_column(where, role).astype(np.float64) for role in ("ra", "dec"))
         scale = np.full(len(ids), np.nan)
     if len(ids) == 0:
         raise InputError("there is no object to cut out")
@@ -191,7 +191,7 @@ def _things(where: pa.Table | Tiles) -> _Things:
     return _Things(ids[order], ra[order], dec[order], scale[order], np.full(len(ids), np.nan))
 
 
-def _column(table: pa.Table, role: str) -> NDArray[Any]:
+def role_column(table: pa.Table, role: str) -> NDArray[Any]:
     """Return the column of a role, or of the role's name."""
     by_role = [column.name for column in Schema.from_arrow(table.schema).by_role(role)]
     plain = [name for name in table.column_names if name.lower() in (role, f"object_{role}")]
@@ -257,10 +257,8 @@ def _sized(
     )
     one = pixels * pixels * (dtype.itemsize + _PIXEL_BYTES)
     depth = images.depth
-    per_task = (
-        SHARD_BYTES // (one * len(bands) * (1 if combine else depth)) if combine is None else SHARD_BYTES // (one * len(bands))
-    )
-    per_task = min(per_task, STACK_BYTES // (2 * one * depth), MOST_OBJECTS, len(things.ids))
+    shard = one * len(bands) * (1 if combine else depth)
+    per_task = min(SHARD_BYTES // shard, STACK_BYTES // (2 * one * depth), MOST_OBJECTS, len(things.ids))
     return replace(things, scale_arcsec=scale, side_arcsec=side, per_task=max(1, per_task)), recipe
 
 
@@ -270,8 +268,8 @@ def _sides(table: pa.Table, things: _Things, size: CutoutSize) -> NDArray[np.flo
         return np.full(len(things.ids), np.nan if size.arcsec is None else size.arcsec)
     if size.column not in table.column_names:
         raise ColumnError(f"size: no column {size.column!r}; {nearest(size.column, table.column_names)}")
-    ids = _column(table, "object_id").astype(np.int64)
-    ra, dec = (_column(table, role).astype(np.float64) for role in ("ra", "dec"))
+    ids = role_column(table, "object_id").astype(np.int64)
+    ra, dec = (role_column(table, role).astype(np.float64) for role in ("ra", "dec"))
     sides = np.asarray(table[size.column].to_numpy(zero_copy_only=False), np.float64) * size.times
     sides = sides[np.lexsort((ids, to_pixels(ra, dec)))]
     bad = np.flatnonzero(~(np.isfinite(sides) & (sides > 0)))
@@ -307,10 +305,6 @@ def _groups(images: SkyImages, things: _Things, recipe: Recipe) -> list[Group]:
             )
         )
     return groups
-
-
-def _epochs(group: Group, recipe: Recipe, reader: ImageReader) -> int:
-    return most_epochs(group, recipe, reader)
 
 
 def _dataset(
@@ -353,7 +347,7 @@ def _dataset(
         "band": (("band",), np.array(recipe.bands, object), {"long_name": "filter"}),
         **{key: variables.pop(key) for key in ("mjd", "exposure")},
     }
-    waves = (survey.images.wavelength_nm if survey.images else {}) or {}
+    waves = survey.images.wavelength_nm if survey.images else {}
     coordinates["wavelength"] = (("band",), np.array([waves.get(band, np.nan) for band in recipe.bands]), {"units": "nm"})
     variables |= _tables(images, recipe.bands, reader)
     policy = asdict(CutoutSize(pixels=size)) if isinstance(size, int) else None if size is None else asdict(size)

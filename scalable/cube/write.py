@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
@@ -172,21 +171,18 @@ def _parts(cube: xr.Dataset, names: list[str], missing: list[int]) -> Iterator[_
 
 
 def _write_part(part: _Part, building: Path) -> int:
-    """Make one shard of every variable with pixels, and then what tells that it is done: checksums, and all other variables."""
+    """Make one shard of every variable with pixels, and then what tells that it is done: sizes, and all other variables."""
     names = list(part.keys)
     arrays = dict(zip(names, get_sync(part.graph, list(part.keys.values())), strict=True))
-    record: dict[str, list[int]] = {}
+    record: dict[str, int] = {}
     for name in [name for name in names if VARIABLES.get(name) and VARIABLES[name].dims == "pixels"]:
         block = np.asarray(arrays.pop(name))
         array = ShardedArray.open(building / "cube" / name)
         pieces = array.encode(block)
         target = array.shard_path((part.number, *(0,) * (block.ndim - 1)))
         if len(pieces) > 2:
-            crc = 0
-            for piece in pieces:
-                crc = google_crc32c.extend(crc, piece)
             _write(target, pieces, building)
-            record[name] = [sum(map(len, pieces)), crc]
+            record[name] = sum(map(len, pieces))
     aside = building / "aside" / secrets.token_hex(8)
     with aside.open("wb") as file:
         np.savez(file, **arrays, _record=np.frombuffer(json.dumps(record).encode(), np.uint8))
@@ -198,9 +194,8 @@ def _write(target: Path, pieces: list[bytes], building: Path) -> None:
     """Write a shard aside and move it to its place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = building / "aside" / secrets.token_hex(8)
-    with aside.open("wb", buffering=0) as file:
-        for piece in pieces:
-            file.write(piece)
+    with aside.open("wb", buffering=1 << 20) as file:
+        file.writelines(pieces)
     os.replace(aside, target)
 
 
@@ -216,11 +211,12 @@ def _is_whole(building: Path, number: int) -> bool:
     try:
         with np.load(path, allow_pickle=False) as saved:
             record = json.loads(saved["_record"].tobytes())
-        for name, (size, crc) in record.items():
+        for name, size in record.items():
             array = ShardedArray.open(building / "cube" / name)
-            data = array.shard_path((number, *(0,) * (len(array.shape) - 1))).read_bytes()
-            if len(data) != size or google_crc32c.value(data) != crc:
+            if array.shard_path((number, *(0,) * (len(array.shape) - 1))).stat().st_size != size:
                 return False
+            step = array.shard_shape[0]
+            array.read(np.arange(number * step, min((number + 1) * step, array.shape[0])))  # its checksums speak
     except (OSError, ValueError, KeyError):
         return False
     return True

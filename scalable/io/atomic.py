@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +59,18 @@ def point(link: Path, target: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(link.parent)
+
+
+def link(old: Path, new: Path) -> None:
+    """Make ``new`` the same file as ``old``; a copy where the file system has no hard links, or no more of this file."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        with aside(new) as temporary:
+            shutil.copyfile(old, temporary)
 
 
 def publish(folder: Path, destination: Path) -> None:

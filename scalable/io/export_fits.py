@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from scalable.errors import ColumnError
 from scalable.io.export_rows import Facts, filled, list_values, spooled, texts
+from scalable.io.layout import META_KEY
 from scalable.schema import Column, Schema
 
 BLOCK = 2880
@@ -74,7 +76,8 @@ def write_fits(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> Non
             with path.open("wb") as file, heap.open("w+b") as tail:
                 lists = [cell for cell in cells if cell.count is None]
                 size = sum(spool.facts[cell.column.name].total * np.dtype(cell.dtype).itemsize for cell in lists)
-                file.write(_header(cells, record.itemsize, spool.rows, size))
+                history = json.loads((schema.metadata or {}).get(META_KEY, b"{}")).get("history", [])
+                file.write(_header(cells, record.itemsize, spool.rows, size, history))
                 written = 0
                 for block in spool.blocks():
                     rows = np.zeros(block.num_rows, dtype=record)
@@ -126,8 +129,8 @@ def _integer(column: Column, facts: Facts) -> _Cell:
         letter, dtype = _WIDER[letter]
 
 
-def _header(cells: list[_Cell], width: int, rows: int, heap: int) -> bytes:
-    """Return the headers of an empty primary HDU and of the table."""
+def _header(cells: list[_Cell], width: int, rows: int, heap: int, history: list[Any]) -> bytes:
+    """Return the headers of an empty primary HDU and of the table, with what was done to its rows."""
     sizes = (("NAXIS", 2), ("NAXIS1", width), ("NAXIS2", rows), ("PCOUNT", heap), ("GCOUNT", 1), ("TFIELDS", len(cells)))
     header = fits.Header([("XTENSION", "BINTABLE"), ("BITPIX", 8), *sizes])
     for number, cell in enumerate(cells, 1):
@@ -139,6 +142,9 @@ def _header(cells: list[_Cell], width: int, rows: int, heap: int) -> bytes:
         for key, value in said.items():
             if value not in (None, ""):
                 header[f"{key}{number}"] = value.encode("ascii", "replace").decode() if isinstance(value, str) else value
+    for number, step in enumerate(history, 1):
+        # HISTORY cards lose a blank wherever a text is cut.
+        header[f"STEP{number}"] = json.dumps(step)
     return "".join(part.tostring() for part in (fits.PrimaryHDU().header, header)).encode("ascii")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import yaml
 
@@ -49,8 +50,7 @@ def _as_text(dtype: pa.DataType) -> pa.DataType:
 
 def _text(values: pa.ChunkedArray, booleans: tuple[str, str]) -> pa.ChunkedArray:
     if pa.types.is_boolean(values.type):
-        yes, no = booleans
-        return pa.chunked_array([[None if value is None else yes if value else no for value in values.to_pylist()]], pa.string())
+        return pc.if_else(values, *(pa.scalar(word) for word in booleans))
     if pa.types.is_nested(values.type):
         return pa.chunked_array([[None if value is None else json.dumps(value) for value in values.to_pylist()]], pa.string())
     return values.cast(pa.string())

@@ -84,8 +84,11 @@ def placed(schema: pa.Schema, properties: Mapping[str, str], healpix: str) -> tu
     roles = dict(zip(position, ("ra", "dec"), strict=True))
     columns = []
     for column in Schema.from_arrow(schema):
-        role = roles.get(column.name, "")
-        columns.append(replace(column, role=role, unit=column.unit or "deg") if role else column)
+        if column.name in roles:
+            columns.append(replace(column, role=roles[column.name], unit=column.unit or "deg"))
+        else:
+            # Whoever wrote it anew need not have kept the rows of an object together.
+            columns.append(replace(column, role="") if column.role in ("ra", "dec", "object_id") else column)
     made_from: tuple[str, ...] = ()
     if healpix not in schema.names and set(position) <= set(schema.names):
         columns.insert(0, Column(healpix, pa.int64(), description=f"HEALPix index, NESTED, order {MAX_ORDER}"))

@@ -194,7 +194,7 @@ def read_layout(path: Place) -> Layout:
     collection = path / "collection.properties"
     if collection.exists():
         path = path / _property(read_properties(collection), "hats_primary_table_url", collection)
-    properties = _properties(path)
+    properties = catalog_properties(path)
     made_from: tuple[str, ...] = ()
     if properties.get("hats_builder", BUILDER) == BUILDER:
         schema, rows = _own_leaves(path)
@@ -209,7 +209,7 @@ def read_layout(path: Place) -> Layout:
     return Layout(path, _property(properties, "obs_collection", path / "hats.properties"), properties, schema, leaves, made_from)
 
 
-def _properties(path: Place) -> dict[str, str]:
+def catalog_properties(path: Place) -> dict[str, str]:
     """Read the properties of a catalogue, of which older tools wrote only the copy."""
     if not (path / "hats.properties").is_file() and (path / "properties").is_file():
         properties = read_properties(path / "properties")

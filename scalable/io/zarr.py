@@ -34,7 +34,7 @@ _OPEN = 64
 """Shards of one array whose descriptors and indices are kept."""
 
 COMPRESSOR = {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle"}
-"""Blosc's settings; chosen by benchmarks/suite/cube_codecs.py."""
+"""Blosc's settings; chosen by benchmarks/suite/cube_shards.py."""
 
 
 # With threads of its own, blosc orders the blocks of a chunk by chance, and equal pixels would not give equal bytes.
@@ -78,15 +78,19 @@ class _Codec:
     name: str
     settings: dict[str, Any]
 
-    def encode(self, data: bytes, itemsize: int) -> bytes:
-        """Return the encoded bytes."""
+    def encode(self, parts: list[bytes], itemsize: int) -> list[bytes]:
+        """Return the encoded bytes, which need not be of one piece."""
+        if self.name == "crc32c":
+            crc = 0
+            for part in parts:
+                crc = google_crc32c.extend(crc, part)
+            return [*parts, crc.to_bytes(4, "little")]
+        data = b"".join(parts) if len(parts) > 1 else parts[0]
         if self.name == "blosc":
             shuffle = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
             name, level = self.settings["cname"].encode(), self.settings["clevel"]
-            return bytes(blosc.compress(data, name, level, shuffle[self.settings["shuffle"]], 0, itemsize))
-        if self.name == "crc32c":
-            return data + google_crc32c.value(data).to_bytes(4, "little")
-        return bytes(_generic(self).encode(data))
+            return [bytes(blosc.compress(data, name, level, shuffle[self.settings["shuffle"]], 0, itemsize))]
+        return [bytes(_generic(self).encode(data))]
 
     def decode(self, data: bytes, where: str) -> bytes:
         """Return the decoded bytes."""
@@ -226,12 +230,13 @@ class ShardedArray:
             chunk = np.ascontiguousarray(chunk, self.dtype)
             if self._is_fill(chunk):
                 continue
-            data = chunk.tobytes()
+            parts = [chunk.tobytes()]
             for codec in self._pipeline:
-                data = codec.encode(data, self.dtype.itemsize)
-            offsets[number] = at, len(data)
-            pieces.append(data)
-            at += len(data)
+                parts = codec.encode(parts, self.dtype.itemsize)
+            size = sum(map(len, parts))
+            offsets[number] = at, size
+            pieces += parts
+            at += size
         index = offsets.tobytes()
         return [*pieces, index, google_crc32c.value(index).to_bytes(4, "little")]
 
@@ -276,6 +281,23 @@ class ShardedArray:
                 out[(slice(None), *region)] = part
         return out
 
+    def _decode(self, data: bytes, where: str, out: Array) -> None:
+        """Decode an inner chunk into an array of its shape, or of what of it the array has."""
+        for codec in reversed(self._pipeline):
+            if (
+                codec is self._pipeline[0]
+                and codec.name == "blosc"
+                and out.flags.c_contiguous
+                and out.size == math.prod(self.chunk_shape)
+            ):
+                blosc.decompress(data, out)  # without a copy
+                return
+            data = codec.decode(data, where)
+        values = np.frombuffer(data, self.dtype).reshape(self.chunk_shape)
+        if out.ndim < values.ndim:
+            values = values[0]
+        out[...] = values[tuple(slice(0, n) for n in out.shape)]
+
     def _read_column(self, rows: NDArray[np.int64], place: tuple[int, ...], out: Array) -> None:
         """Fill ``out`` from the shards that lie one behind the other along the first dimension."""
         step = self.chunk_shape[0]
@@ -291,17 +313,18 @@ class ShardedArray:
                 stop += 1
             targets = order[start:stop]
             shard = self._shard((chunk // per_shard, *place))
-            for cell in inner:
-                number = int(np.ravel_multi_index((chunk % per_shard, *cell), self._grid))
+            for n, cell in enumerate(inner):
                 where = tuple(slice(n * c, (n + 1) * c) for n, c in zip(cell, self.chunk_shape[1:], strict=True))
                 view = out[(slice(None), *where)]
-                data = None if shard is None else shard.chunk(number)
-                if data is None:
+                data = None if shard is None else shard.chunk(chunk % per_shard * len(inner) + n)
+                if shard is None or data is None:
                     view[targets] = self.fill
                     continue
-                for codec in reversed(self._pipeline):
-                    data = codec.decode(data, shard.path if shard else "")
-                values = np.frombuffer(data, self.dtype).reshape(self.chunk_shape)
+                if step == 1 and len(targets) == 1:
+                    self._decode(data, shard.path, view[targets[0]])
+                    continue
+                values = np.empty(self.chunk_shape, self.dtype)
+                self._decode(data, shard.path, values)
                 cut = tuple(slice(0, n) for n in view.shape[1:])
                 for target in targets:
                     view[target] = values[int(rows[target]) - chunk * step][cut]

@@ -2,12 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from scalable.kernels.curve_order import PERCENTILE
+from scalable.kernels.curve_sums import MEAN, MEAN_ERR, MEAN_FLUX, at_least, merge_moments, moments
+from scalable.kernels.statistic import Float, Statistic
+
 Int = NDArray[np.int64]
+
+
+@njit(cache=True, nogil=True)
+def band_curves(ids: Int, named: NDArray[np.int32], bands_of: NDArray[np.int32], bands: int) -> tuple[Int, Int, Int]:
+    """Cut rows, sorted by object, band and time, into light curves of the wanted bands.
+
+    Parameters
+    ----------
+    ids : ndarray of int64, shape (n,)
+        The object of each row.
+    named : ndarray of int32, shape (n,)
+        The number of its band's name; -1 for none.
+    bands_of : ndarray of int32, shape (names + 1,)
+        The wanted band that each name is, from 0 to ``bands``, or -1; the last is -1, for no name.
+
+    Returns
+    -------
+    first_rows : ndarray, shape (objects,)
+        The first row of each object, whatever its band.
+    offsets : ndarray, shape (curves + 1,)
+        Where each light curve begins and ends among the rows of wanted bands.
+    curve_of : ndarray, shape (bands, objects)
+        The light curve of each object in each band; -1 where there is none.
+    """
+    objects = curves = 0
+    for i in range(len(ids)):
+        fresh = i == 0 or ids[i] != ids[i - 1]
+        objects += fresh
+        curves += (fresh or named[i] != named[i - 1]) and bands_of[named[i]] >= 0
+    first_rows, curve_of = np.empty(objects, dtype=np.int64), np.full((bands, objects), -1)
+    offsets = np.zeros(curves + 1, dtype=np.int64)
+    rows = curves = 0
+    g = -1
+    for i in range(len(ids)):
+        fresh = i == 0 or ids[i] != ids[i - 1]
+        if fresh:
+            g += 1
+            first_rows[g] = i
+        band = bands_of[named[i]]
+        if band < 0:
+            continue
+        if fresh or named[i] != named[i - 1]:
+            curve_of[band, g] = curves
+            curves += 1
+        rows += 1
+        offsets[curves] = rows
+    return first_rows, offsets, curve_of
 
 
 def first_rows(offsets: Int) -> Int:
@@ -33,42 +86,48 @@ def smallest_rows(values: Float, offsets: Int) -> Int:
     return rows
 
 
-@njit(cache=True, nogil=True)
-def means(values: Float, weights: Float, offsets: Int) -> Float:
-    """Return the weighted mean of each group, over points with a value and a positive finite weight; NaN without any."""
-    out = np.full(len(offsets) - 1, np.nan)
-    for g in range(len(out)):
-        mean = total = 0.0
-        for i in range(offsets[g], offsets[g + 1]):
-            if np.isfinite(values[i]) and np.isfinite(weights[i]) and weights[i] > 0.0:
-                total += weights[i]
-                mean += (values[i] - mean) * (weights[i] / total)
-        if total > 0.0:
-            out[g] = mean
-    return out
+def plain_mean(sums: Float) -> Float:
+    """Return the plain mean; the value itself for a constant source."""
+    return at_least(1, sums, sums[:, MEAN])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def mean_errors(err: Float, offsets: Int) -> Float:
-    """Return 1 / sqrt(sum 1/err**2) of each group; NaN without a positive finite error."""
-    out = np.full(len(offsets) - 1, np.nan)
-    for g in range(len(out)):
-        total = 0.0
-        for i in range(offsets[g], offsets[g + 1]):
-            if np.isfinite(err[i]) and err[i] > 0.0:
-                total += 1.0 / (err[i] * err[i])
-        if total > 0.0:
-            out[g] = 1.0 / np.sqrt(total)
-    return out
+AVERAGES = {
+    "mean": Statistic("mean", "plain mean of the finite values", plain_mean, "value", moments, merge_moments, needs=("flux",)),
+    "weighted_mean": MEAN_FLUX,
+    "median": replace(PERCENTILE[50], definition="median of the finite values", needs=("flux",)),
+}
+"""What stands for several epochs, by the name of the choice."""
+ERROR_OF_MEAN = replace(MEAN_ERR, needs=("err",))
+"""What stands for several errors where values are averaged by weight; it needs no values."""
 
 
-@njit(cache=True, nogil=True)
-def medians(values: Float, offsets: Int) -> Float:
-    """Return the median of the finite values of each group; NaN without any."""
-    out = np.full(len(offsets) - 1, np.nan)
-    for g in range(len(out)):
-        group = values[offsets[g] : offsets[g + 1]]
-        finite = group[np.isfinite(group)]
-        if len(finite):
-            out[g] = np.median(finite)
-    return out
+def average_of_one(statistic: Statistic, values: NDArray[Any], errors: NDArray[Any]) -> Float:
+    """Return one of `AVERAGES`, or `ERROR_OF_MEAN`, of groups of one point each: what it gives to the bit, and much faster."""
+    counts = np.ones(len(values), dtype=np.bool_)
+    if "flux" in statistic.needs:
+        counts &= np.isfinite(values)
+    if "err" in statistic.needs:
+        counts &= (errors > 0) & (errors < np.inf)
+    if statistic is not ERROR_OF_MEAN:
+        return np.where(counts, values.astype(np.float64), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(counts, 1.0 / np.sqrt(1.0 / errors.astype(np.float64) ** 2), np.nan)
+
+
+CLASS_RULES = ("any", "all", "majority")
+"""How bands that differ over an object's class are heard."""
+
+
+def class_holds(says: NDArray[np.bool_], votes: NDArray[np.bool_], rule: str) -> NDArray[np.bool_]:
+    """Return whether each object is of a class, by what its bands say.
+
+    Parameters
+    ----------
+    says, votes : ndarray of bool, shape (bands, objects)
+        Whether the band says that the object is of the class, and whether it says anything; no band says so without a vote.
+    rule : str
+        One of `CLASS_RULES`: at least one band, all that vote, or more than half of them. Without a vote it is of no class.
+    """
+    yes, asked = says.sum(axis=0), votes.sum(axis=0)
+    needed = {"any": np.ones_like(asked), "all": np.maximum(asked, 1), "majority": asked // 2 + 1}[rule]
+    return np.asarray(yes >= needed)

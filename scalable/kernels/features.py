@@ -137,6 +137,9 @@ class Features:
         for name in self.values:
             column, finite = values[name], np.isfinite(values[name])
             state = states.get(name)
+            if finite.all() and (state is None or not state.any()):
+                clean[name] = column
+                continue
             state = np.where(finite, State.MEASURED, State.SENTINEL) if state is None else state
             for member in State:
                 mine = (state == member) if member else (state == member) & ~finite

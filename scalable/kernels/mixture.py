@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from scalable.errors import InputError
+
 Float = NDArray[np.float64]
 
 _TILE = 256
@@ -184,7 +186,13 @@ def _prepared(parameters: Parameters) -> tuple[Float, Float, Float]:
     k, d = parameters.means.shape
     precision = np.empty((k, d, d))
     for c in range(k):
-        precision[c] = np.linalg.solve(np.linalg.cholesky(parameters.covariances[c]), np.eye(d)).T
+        try:
+            precision[c] = np.linalg.solve(np.linalg.cholesky(parameters.covariances[c]), np.eye(d)).T
+        except np.linalg.LinAlgError as error:
+            raise InputError(
+                f"component {c} of {k} has collapsed: its covariance is not positive definite; take fewer components, a larger "
+                "reg_covar (squared units of the features), or scale the features first"
+            ) from error
     log_det = np.log(np.diagonal(precision, axis1=1, axis2=2)).sum(axis=1)
     with np.errstate(divide="ignore"):
         constant = np.log(parameters.weights) + log_det - 0.5 * d * math.log(2 * math.pi)

@@ -48,7 +48,14 @@ def softmax(logits: Float) -> Float:
 
 
 def gradients(
-    X: Float, target: Float, weights: Sequence[Float], biases: Sequence[Float], *, alpha: float, classes: bool
+    X: Float,
+    target: Float,
+    weights: Sequence[Float],
+    biases: Sequence[Float],
+    *,
+    alpha: float,
+    classes: bool,
+    row_weights: Float | None = None,
 ) -> tuple[float, list[Float], list[Float]]:
     """Return the loss on a batch and its gradients by weights and biases.
 
@@ -59,6 +66,8 @@ def gradients(
         Values for half the mean squared error, or numbers of bins for the cross-entropy.
     alpha : float
         Penalty on the squares of the weights, divided by the rows, as in scikit-learn's ``MLPRegressor``.
+    row_weights : ndarray, shape (rows,), optional
+        In any scale; the loss that is returned is without them.
     """
     values = [X]
     for n, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -75,6 +84,8 @@ def gradients(
         delta = values[-1] - target[:, None]
         loss = float(0.5 * (delta**2).mean())
     delta /= rows
+    if row_weights is not None:
+        delta *= (row_weights / max(row_weights.mean(), 1e-300))[:, None]
     by_weight: list[Float] = []
     by_bias: list[Float] = []
     for n in range(len(weights) - 1, -1, -1):

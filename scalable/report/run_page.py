@@ -22,10 +22,12 @@ from scalable.catalog.collection import Collection
 from scalable.catalog.light_curves import floats
 from scalable.catalog.sql import sql
 from scalable.catalog.versions import list_versions
+from scalable.cube.contract import open_cube
 from scalable.errors import ColumnError, QueryError
 from scalable.io.layout import LeafInfo
 from scalable.io.parquet import read_leaf
 from scalable.report import plots
+from scalable.report.cutouts import cube_sections
 from scalable.report.page import Section, write_page
 from scalable.report.sky_map import sky_map
 from scalable.report.style import Theme
@@ -58,6 +60,7 @@ def write_run_page(
         lambda: _variability(survey, collection, products),
         lambda: _bright(survey, collection),
         lambda: _colour_colour(survey, collection),
+        lambda: _cutouts(products),
     ]
     makers: list[Callable[[], list[Section]]] = [
         lambda: [_accounting(collection), _versions(collection)],
@@ -86,6 +89,11 @@ def write_run_page(
     text = survey.description or (survey.motivation.text if survey.motivation else "")
     write_page(path, title=survey.name, subtitle=text, sections=sections, summary=summary)
     progress("report", len(makers), len(makers), 0)
+
+
+def _cutouts(products: Path) -> list[Section]:
+    path = products / "cutouts.zarr"
+    return cube_sections(open_cube(path)) if path.exists() else []
 
 
 def _accounting(collection: Collection) -> Section:

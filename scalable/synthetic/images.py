@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 from astropy.io import fits
 from astropy.wcs import WCS
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from scalable.errors import SurveyError
 from scalable.sky.grid import to_pixel
+from scalable.synthetic.sky import GALAXY as SKY_GALAXY
+from scalable.synthetic.sky import PIXEL_ARCSEC, Sky
 
 Floats = NDArray[np.float64]
 
@@ -213,6 +216,23 @@ def write_images(spec: ImageSpec, folder: Path, *, sources: pa.Table | None = No
         f"bands: [{', '.join(spec.bands)}]\n" + images_yaml(spec)
     )
     return path
+
+
+def add_images(sky: Sky, folder: Path) -> None:
+    """Add images of the middle of field 1 to a survey that `write_tables` wrote, and the cutouts that a run makes of them."""
+    ra, dec = sky.spec.centre
+    spec = ImageSpec(
+        seed=sky.spec.seed, bands=sky.spec.bands, epochs=1, size=512, pixel_arcsec=PIXEL_ARCSEC, ra_deg=ra, dec_deg=dec
+    )
+    stars = sky.stars.filter(pa.compute.equal(sky.stars["field"], 1))
+    galaxy = stars["class"].to_numpy() == SKY_GALAXY
+    fluxes = {f"flux_{band}": 10 ** (0.4 * (ZERO_POINT - stars[f"mag_{band}"].to_numpy())) for band in spec.bands}
+    places = {"object_id": stars["star_id"], "ra": stars["ra_deg"], "dec": stars["dec_deg"]}
+    kinds = {"kind": np.where(galaxy, GALAXY, STAR), "size_arcsec": np.where(galaxy, 1.0, 0.0)}
+    write_images(spec, folder, sources=pa.table({**places, **kinds, **fluxes}))
+    path = folder / "survey.yaml"
+    cutouts = "products:\n  cutouts: {size: 32, combine: mean, resampling: adaptive}\n"
+    path.write_text(path.read_text().replace("products:\n", cutouts, 1) + images_yaml(spec))
 
 
 def images_yaml(spec: ImageSpec) -> str:

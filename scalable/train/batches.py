@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scalable.cluster import run_tasks
+from scalable.cluster import current_client, run_tasks
 from scalable.errors import InputError
 from scalable.kernels.counter import Keys, random_bits, row_keys
 
@@ -33,17 +33,27 @@ class Block:
     columns : ndarray of float64, shape (features, rows)
         Finite, each feature contiguous.
     target, weight : ndarray of float64, shape (rows,), or None
-    keys : ndarray of uint64, shape (rows,)
-        Identity of each row, from an id column or its values; random choices are functions of it.
-    groups : ndarray of uint64, shape (rows,)
-        What folds keep together: the row itself, or its pixel on the sky.
+    own_keys : ndarray of uint64, shape (rows,), or None
+        Identity of each row from an id column.
+    own_groups : ndarray of uint64, shape (rows,), or None
+        What folds keep together, such as a pixel on the sky.
     """
 
     columns: Float
-    target: Any
-    weight: Any
-    keys: Keys
-    groups: Keys
+    target: Any = None
+    weight: Any = None
+    own_keys: Any = None
+    own_groups: Any = None
+
+    @property
+    def keys(self) -> Keys:
+        """Identity of each row, from an id column or its values; random choices are functions of it."""
+        return keys_of(self.columns, self.target) if self.own_keys is None else self.own_keys
+
+    @property
+    def groups(self) -> Keys:
+        """What folds keep together: the row itself, where nothing else was asked for."""
+        return self.keys if self.own_groups is None else self.own_groups
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -51,8 +61,8 @@ class Block:
 
     def take(self, rows: Any) -> Block:
         """Return some of the rows: a mask, indices or a slice."""
-        target, weight = (None if part is None else part[rows] for part in (self.target, self.weight))
-        return Block(np.ascontiguousarray(self.columns[:, rows]), target, weight, self.keys[rows], self.groups[rows])
+        parts = (self.target, self.weight, self.own_keys, self.own_groups)
+        return Block(np.ascontiguousarray(self.columns[:, rows]), *(None if part is None else part[rows] for part in parts))
 
 
 class Part(Protocol):
@@ -95,20 +105,26 @@ class Batches:
         InputError
             If there is no row.
         """
-        found = [part for part in self.each(_reduce_part, chunk, merge, shared) if part is not None]
-        if not found:
+        total: Sum | None = None
+        wave = _wave()
+        for start in range(0, len(self.parts), wave):
+            some = replace(self, parts=self.parts[start : start + wave])
+            for found in some.each(_reduce_part, chunk, merge, shared):
+                if found is not None:
+                    total = found if total is None else merge(total, found)
+        if total is None:
             raise InputError(
                 f"no row to learn from: each lacks a feature ({', '.join(self.names)})"
                 + (f" or the target {self.target}" if self.target else "")
                 + "; look at the missing-data policy and at the null rules of the columns"
             )
-        return reduce(merge, found)
+        return total
 
     def each(self, task: Callable[..., Sum], *shared: Any) -> list[Sum]:
         """Run ``task(part, *shared)`` for every part, and return the results in order."""
         if len(self.parts) == 1:
             return [task(self.parts[0], *shared)]
-        return run_tasks(task, list(self.parts), *shared)
+        return run_tasks(_unsealed, [Sealed(part) for part in self.parts], Sealed((task, shared)))
 
     def blocks(self) -> Iterator[Block]:
         """Yield all rows here, in order."""
@@ -129,6 +145,29 @@ class Batches:
         """Return a SHA-256 of the rows that are learnt from, whatever their order and chunking; one pass."""
         total, rows = self.over(_digest, _merge_digests)
         return hashlib.sha256(f"{total:x} {rows} {self.names} {self.target}".encode()).hexdigest()
+
+
+class Sealed:
+    """Something that Dask must not look into: it would compute a catalogue that it finds there."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        """Show what is inside, for messages."""
+        return repr(self.value)
+
+
+def _wave() -> int:
+    """Return how many parts are gone through before their sums are merged: enough for all workers, few enough for memory."""
+    client = current_client()
+    threads = sum(client.nthreads().values()) if client is not None else os.cpu_count() or 1
+    return max(2 * threads, 4)
+
+
+def _unsealed(part: Sealed, call: Sealed) -> Any:
+    task, shared = call.value
+    return task(part.value, *shared)
 
 
 def fold_of(groups: Keys, folds: int, seed: int) -> NDArray[np.int64]:
@@ -172,11 +211,8 @@ class ArrayPart:
         """Yield the rows."""
         for start in range(0, self.columns.shape[1], BLOCK_ROWS):
             cut = slice(start, start + BLOCK_ROWS)
-            columns = np.ascontiguousarray(self.columns[:, cut])
-            target = None if self.target is None else self.target[cut]
-            keys = keys_of(columns, target) if self.keys is None else self.keys[cut]
-            groups = keys if self.groups is None else self.groups[cut]
-            yield Block(columns, target, None if self.weight is None else self.weight[cut], keys, groups)
+            parts = (self.target, self.weight, self.keys, self.groups)
+            yield Block(np.ascontiguousarray(self.columns[:, cut]), *(None if part is None else part[cut] for part in parts))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scalable.errors import StoreError
 from scalable.io.arrays import read_arrays, write_arrays
+from scalable.train.batches import Batches
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -32,10 +33,14 @@ class Checkpoint:
     recipe: str
 
     @classmethod
-    def of(cls, path: str | Path | None, **recipe: Any) -> Checkpoint | None:
-        """Return the checkpoint of a fit that ``recipe`` describes, or None without a path."""
+    def of(cls, path: str | Path | None, batches: Batches, **recipe: Any) -> Checkpoint | None:
+        """Return the checkpoint of a fit to ``batches`` that ``recipe`` describes, or None without a path.
+
+        Takes one pass over the rows: their digest is part of what decides the result, and so are their parts.
+        """
         if path is None:
             return None
+        recipe |= {"rows": batches.digest(), "parts": len(batches.parts)}
         text = json.dumps(recipe, sort_keys=True, default=str)
         return cls(Path(path), hashlib.sha256(text.encode()).hexdigest())
 

@@ -28,6 +28,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "quadratic": (NonlinearRegression("quadratic"),),
     "curve": tuple(NonlinearRegression(curve) for curve in ("softplus", "exponential")),
     "nearest neighbours": tuple(KNeighbors(k, weights="distance") for k in (5, 10, 20, 40)),
+    "local planes": tuple(KNeighbors(k, weights="distance", local="plane") for k in (20, 40, 80)),
     "kernel": tuple(KernelRegression(width) for width in (0.1, 0.2, 0.4)),
     "AdaBoost": tuple(AdaBoost(50, max_depth=depth) for depth in (6, 9)),
     "random forest": tuple(RandomForest(60, least_rows=rows) for rows in (2, 5)),

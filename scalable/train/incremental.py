@@ -18,7 +18,7 @@ from scalable.train.base import Streamed
 from scalable.train.batches import ArrayPart, Batches, Block, fold_of
 from scalable.train.checkpoint import Checkpoint
 from scalable.train.linear import target_moments
-from scalable.train.spill import rows_of, spilled
+from scalable.train.spill import spilled
 
 Float = NDArray[np.float64]
 
@@ -168,7 +168,9 @@ class MLPRegressor(RegressorMixin, Streamed):
         with spilled(batches, self.scratch) as rows, threadpool_limits(1):
             warn_of_order(rows)
             self._begin(rows)
-            keep = Checkpoint.of(self.checkpoint, **{**self.get_params(), "rows": rows_of(rows), "digest": rows.digest()})
+            local = ("checkpoint", "scratch")
+            recipe = {name: value for name, value in self.get_params().items() if name not in local}
+            keep = Checkpoint.of(self.checkpoint, rows, **recipe)
             best = self._resume(keep)
             while self.n_iter_ < self.epochs and self._stale(best) < self.patience:
                 best = self._epoch(rows, best)
@@ -232,12 +234,10 @@ class MLPRegressor(RegressorMixin, Streamed):
             return (y - self.centre_[-1]) / self.scale_[-1]
         return bin_of(y, np.asarray(self.bins, dtype=np.float64)).astype(np.float64)
 
-    def _step(self, X: Float, y: Float, rate: float) -> float:
+    def _step(self, X: Float, y: Float, rate: float, weight: Float | None = None) -> float:
         scaled = (X - self.centre_[:-1]) / self.scale_[:-1]
-        classes = self.bins is not None
-        loss, by_weight, by_bias = gradients(
-            scaled, self._target(y), self.weights_, self.biases_, alpha=self.alpha, classes=classes
-        )
+        how: dict[str, Any] = {"alpha": self.alpha, "classes": self.bins is not None, "row_weights": weight}
+        loss, by_weight, by_bias = gradients(scaled, self._target(y), self.weights_, self.biases_, **how)
         self.t_ += 1
         rate *= np.sqrt(1 - 0.999**self.t_) / (1 - 0.9**self.t_)
         every = zip((*self.weights_, *self.biases_), (*by_weight, *by_bias), self._first, self._second, strict=True)
@@ -252,8 +252,8 @@ class MLPRegressor(RegressorMixin, Streamed):
         rate = self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * self.n_iter_ / self.epochs)))
         losses, counts = [], []
         how = {"batch_rows": self.batch_rows, "buffer_rows": self.buffer_rows, "seed": self.seed, "epoch": self.n_iter_}
-        for X, y, _ in mixed(rows, **how, held=kept):
-            losses.append(self._step(X, y, rate))
+        for X, y, weight in mixed(rows, **how, held=kept):
+            losses.append(self._step(X, y, rate, weight))
             counts.append(len(y))
         self.loss_curve_.append(float(np.average(losses, weights=counts)))
         self.n_iter_ += 1

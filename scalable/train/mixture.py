@@ -192,8 +192,7 @@ class GaussianMixture(DensityMixin, Streamed):
         if self.covariance_type not in KINDS:
             raise InputError(f"covariance_type={self.covariance_type!r}: {nearest(self.covariance_type, KINDS)}")
         starts = self._starts(batches, counts)
-        recipe = {**self.get_params(), "counts": list(counts), "parts": len(batches.parts), "names": batches.names}
-        keep = Checkpoint.of(recipe.pop("checkpoint"), **recipe)
+        keep = Checkpoint.of(self.checkpoint, batches, **self._recipe(), counts=list(counts))
         every = fit_together(
             batches,
             [start for group in starts for start in group],
@@ -209,6 +208,9 @@ class GaussianMixture(DensityMixin, Streamed):
             estimator = self if list(counts) == [self.n_components] else self._with(number, batches)
             found.append(estimator._take(max(fits, key=lambda fit: fit.log_likelihood)))
         return found
+
+    def _recipe(self) -> dict[str, Any]:
+        return {name: value for name, value in self.get_params().items() if name != "checkpoint"}
 
     def _with(self, number: int, batches: Batches) -> GaussianMixture:
         other = GaussianMixture(**{**self.get_params(), "n_components": number})

@@ -19,6 +19,10 @@ from scalable.train.sample import draw
 Float = NDArray[np.float64]
 
 
+PLANES = 4096
+"""Rows whose planes are fitted at once."""
+
+
 def _scale(batches: Batches) -> Float:
     d = len(batches.names)
     deviation = np.sqrt(np.diag(covariance(batches.over(block_moments, merge, np.zeros(d), np.ones(d)), 0.0)[1]))
@@ -33,6 +37,8 @@ class KNeighbors(RegressorMixin, Streamed):
     n_neighbors : int
     weights : str
         ``uniform``, or ``distance`` for weights of one over the distance; row weights multiply either.
+    local : str
+        ``mean`` of the neighbours, or ``plane``: the least-squares plane through them, at the row.
     standardize : bool
         Whether distances are in units of the features' deviations.
     reference_rows : int
@@ -52,12 +58,14 @@ class KNeighbors(RegressorMixin, Streamed):
         n_neighbors: int = 20,
         *,
         weights: str = "uniform",
+        local: str = "mean",
         standardize: bool = True,
         reference_rows: int = 200_000,
         seed: int = 0,
     ) -> None:
         self.n_neighbors = n_neighbors
         self.weights = weights
+        self.local = local
         self.standardize = standardize
         self.reference_rows = reference_rows
         self.seed = seed
@@ -72,6 +80,26 @@ class KNeighbors(RegressorMixin, Streamed):
         self.restore()
         return self
 
+    def _planes(self, points: Float, index: NDArray[np.int64], weight: Float) -> Float:
+        """Return the planes' heights at the points; within the neighbours' range, as a plane may lead far out of it."""
+        out = np.empty(len(points))
+        d = points.shape[1]
+        for start in range(0, len(points), PLANES):
+            cut = slice(start, start + PLANES)
+            x = self.reference_[index[cut]] - points[cut, None, :]
+            y, w = self.reference_target_[index[cut]], weight[cut]
+            total = w.sum(axis=1)
+            mean = np.einsum("nk,nkd->nd", w, x) / total[:, None]
+            level = np.einsum("nk,nk->n", w, y) / total
+            x = x - mean[:, None, :]
+            gram = np.einsum("nk,nkd,nke->nde", w, x, x)
+            # A little of the trace keeps neighbours that lie in a plane from tilting it.
+            gram[:, np.arange(d), np.arange(d)] += 1e-3 * np.trace(gram, axis1=1, axis2=2)[:, None] / d + 1e-300
+            slope = np.linalg.solve(gram, np.einsum("nk,nkd,nk->nd", w, x, y - level[:, None])[:, :, None])[:, :, 0]
+            found = level - np.einsum("nd,nd->n", slope, mean)
+            out[cut] = np.clip(found, y.min(axis=1), y.max(axis=1))
+        return out
+
     def restore(self) -> None:
         """Make what is not kept in a file: the tree to search in."""
         self._tree = cKDTree(self.reference_)
@@ -83,7 +111,8 @@ class KNeighbors(RegressorMixin, Streamed):
     def predict_columns(self, columns: Float) -> Float:
         """Return the predictions for features of shape (features, rows); the same bits for a row wherever it stands."""
         k = min(self.n_neighbors, len(self.reference_))
-        distance, index = self._tree.query((columns / self.scale_[:, None]).T, k=[*range(1, k + 1)])
+        points = (columns / self.scale_[:, None]).T
+        distance, index = self._tree.query(points, k=[*range(1, k + 1)])
         weight = self.reference_weight_[index]
         if self.weights == "distance":
             with np.errstate(divide="ignore"):
@@ -92,6 +121,8 @@ class KNeighbors(RegressorMixin, Streamed):
             there = np.isinf(near).any(axis=1)
             near[there] = np.isinf(near[there])
             weight = weight * near
+        if self.local == "plane":
+            return self._planes(points, index, weight)
         return (weight * self.reference_target_[index]).sum(axis=1) / weight.sum(axis=1)
 
 

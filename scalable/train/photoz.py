@@ -52,7 +52,7 @@ class _Transformed:
 
     def blocks(self) -> Iterator[Block]:
         for block in self.part.blocks():
-            yield replace(block, columns=self.transform.transform_columns(block.columns))
+            yield replace(block, columns=self.transform.transform_columns(block.columns), own_keys=block.keys)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Judged:
             if len(block):
                 extra = [block.target if n < 0 else block.columns[n] for n in self.quantities]
                 columns = np.vstack([self.model.predict_columns(block.columns), block.target, *extra])
-                yield replace(block, columns=columns)
+                yield replace(block, columns=columns, own_keys=block.keys)
 
 
 def estimator_of(estimator: Any) -> Any:
@@ -89,6 +89,7 @@ def fit_photoz(
     transform: PCA | Standardizer | None = None,
     folds: int = 5,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     **table: Any,
 ) -> Model:
     """Teach an estimator redshifts, in passes over a table of any size, and measure it on folds it has not seen; computes.
@@ -108,6 +109,8 @@ def fit_photoz(
         Folds that the error is measured on, each after a fit to the others; 0 for none.
     seed : int
         Of the folds.
+    checkpoint : path, optional
+        Where the fit to all rows keeps its state, if the estimator has one (boosting, networks); a killed fit goes on there.
 
     Returns
     -------
@@ -117,7 +120,10 @@ def fit_photoz(
     batches = batches_of(data, features, target=target, **table)
     # Without tables there is no account of what was left out.
     account = left_out(batches) if all(isinstance(part, TablePart) for part in batches.parts) else {}
-    model = _fit(batches, features, estimator_of(estimator), transform)
+    chosen = estimator_of(estimator)
+    if checkpoint is not None and "checkpoint" in chosen.get_params():
+        chosen.set_params(checkpoint=checkpoint)
+    model = _fit(batches, features, chosen, transform)
     found: dict[str, Any] = {"train": _overall(model, batches), "folds": []}
     for fold in range(folds):
         others = [n for n in range(folds) if n != fold]
@@ -234,7 +240,7 @@ class _Shuffled:
             columns = block.columns.copy()
             rows = np.random.default_rng([self.seed, len(block)]).permutation(len(block))
             columns[self.feature] = columns[self.feature, rows]
-            yield replace(block, columns=columns)
+            yield replace(block, columns=columns, own_keys=block.keys)
 
 
 def fit_mixture(

@@ -30,16 +30,14 @@ def draw(batches: Batches, size: int, *, seed: int) -> Sample:
     The rows with the smallest random numbers are taken, so that samples of parts can be merged. Target and weight are NaN and 1
     where there is none.
     """
-    return batches.over(_smallest, _merge, size, seed)
+    return _sorted(batches.over(_candidates, _merge, size, seed))
 
 
-def _smallest(block: Block, size: int, seed: int) -> Sample:
+def _candidates(block: Block, size: int, seed: int) -> Sample:
     rows = len(block)
     target = np.full(rows, np.nan) if block.target is None else block.target
     weight = np.ones(rows) if block.weight is None else block.weight
-    # Rows that share an id, or all values, are told apart by what they hold: their order in the file does not matter.
-    order = random_bits(block.keys, seed=seed)
-    return _cut(Sample(order, block.columns, target, weight, rows, size))
+    return _cut(Sample(random_bits(block.keys, seed=seed), block.columns, target, weight, rows, size))
 
 
 def _merge(a: Sample, b: Sample) -> Sample:
@@ -49,7 +47,18 @@ def _merge(a: Sample, b: Sample) -> Sample:
 
 
 def _cut(sample: Sample) -> Sample:
-    ties = keys_of(sample.columns, sample.target)
-    first = np.lexsort((ties, sample.order))[: sample.size]
-    order, target, weight = sample.order[first], sample.target[first], sample.weight[first]
-    return Sample(order, np.ascontiguousarray(sample.columns[:, first]), target, weight, sample.rows, sample.size)
+    """Drop rows that are surely not drawn, once there are twice as many as needed: a cut takes time, and so does every copy."""
+    if len(sample.order) <= 2 * sample.size:
+        return sample
+    return _some(sample, np.flatnonzero(sample.order <= np.partition(sample.order, sample.size - 1)[sample.size - 1]))
+
+
+def _sorted(sample: Sample) -> Sample:
+    """Return the rows drawn, in order; those that share an id are told apart by what they hold, not by their place."""
+    sample = _cut(sample)
+    return _some(sample, np.lexsort((keys_of(sample.columns, sample.target), sample.order))[: sample.size])
+
+
+def _some(sample: Sample, rows: NDArray[np.int64]) -> Sample:
+    order, target, weight = sample.order[rows], sample.target[rows], sample.weight[rows]
+    return Sample(order, np.ascontiguousarray(sample.columns[:, rows]), target, weight, sample.rows, sample.size)

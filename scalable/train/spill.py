@@ -69,11 +69,11 @@ def _spill(part: Any, features: int) -> ArrayPart | None:
             rows += len(block)
             for file, column in zip(files, block.columns, strict=False):
                 file.write(np.ascontiguousarray(column).data)
-            for file, extra in zip(files[features:], (block.target, block.weight, block.keys, block.groups), strict=True):
+            for file, extra in zip(files[features:], (block.target, block.weight, block.keys, block.own_groups), strict=True):
                 if extra is not None:
                     file.write(np.ascontiguousarray(extra).data)
             has_target, has_weight = block.target is not None, block.weight is not None
-            grouped = grouped or not np.array_equal(block.keys, block.groups)
+            grouped = block.own_groups is not None
     if rows == 0:
         return None
     # One array of all features, so that a part is mapped once.
@@ -103,11 +103,6 @@ class MappedPart(ArrayPart):
 def _map_again(*parts: tuple[str, str, tuple[int, ...]] | None) -> MappedPart:
     arrays: list[Any] = [None if said is None else np.memmap(said[0], said[1], "r", shape=said[2]) for said in parts]
     return MappedPart(*arrays)
-
-
-def rows_of(batches: Batches) -> int:
-    """Return the number of rows of spilled batches, without reading any."""
-    return sum(part.columns.shape[1] for part in batches.parts if isinstance(part, ArrayPart))
 
 
 def with_arrays(part: ArrayPart, tag: str, **arrays: NDArray[Any]) -> ArrayPart:

@@ -26,7 +26,7 @@ from scalable.schema import Column, Schema, State, parse_unit
 from scalable.sky.healpix import to_pixels
 from scalable.sky.pixel import MAX_ORDER
 from scalable.survey import ColumnRule
-from scalable.train.batches import BLOCK_ROWS, PART_ROWS, Batches, Block, Float, keys_of
+from scalable.train.batches import BLOCK_ROWS, PART_ROWS, Batches, Block, Float
 
 PART_BYTES = 64 << 20
 """Small files are read by one task until they hold so much."""
@@ -125,8 +125,8 @@ class TablePart:
             columns, extra, own = np.ascontiguousarray(columns[:, known]), [part[known] for part in extra], own[known]
         target = extra[0] if self.target else None
         weight = extra[-1] if self.weight else None
-        keys = _id_keys(table[self.key])[own] if self.key else keys_of(columns, target)
-        groups = _pixels(table, *self.sky)[own] if self.sky[1] else keys
+        keys = _id_keys(table[self.key])[own] if self.key else None
+        groups = _pixels(table, *self.sky)[own] if self.sky[1] else None
         return Block(columns, target, weight, keys, groups), reasons
 
 

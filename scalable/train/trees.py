@@ -28,7 +28,7 @@ Float = NDArray[np.float64]
 
 SAMPLE_ROWS = 200_000
 """Rows that bin edges are found from."""
-MOST_HISTOGRAM_BYTES = 1 << 28
+MOST_HISTOGRAM_BYTES = 1 << 26
 """Histograms that a task holds at once; more nodes take more passes."""
 
 Values = Callable[..., tuple[Float, Float]]
@@ -244,7 +244,8 @@ class GradientBoosting(_Trees):
             weight, total = rows.over(_weighted_target, np.add)
             self.start_ = float(total / weight)
             edges = self._edges(rows)
-            keep = Checkpoint.of(self.checkpoint, **{**self.get_params(), "digest": rows.digest(), "parts": len(rows.parts)})
+            recipe = {name: value for name, value in self.get_params().items() if name not in ("checkpoint", "scratch")}
+            keep = Checkpoint.of(self.checkpoint, rows, **recipe)
             saved = keep.load() if keep else None
             trees = unpack(saved[0]) if saved else []
             left = binned(rows, edges, self.start_)

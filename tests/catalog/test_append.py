@@ -98,7 +98,12 @@ GROUPINGS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any, list[int], Pat
 def test_in_whatever_pieces_files_come_the_store_is_that_of_all_at_once(
     tmp_path_factory: pytest.TempPathFactory, kind: str
 ) -> None:
-    append_random_skies(tmp_path_factory, 5, kind)
+    append_random_skies(tmp_path_factory, 3, kind)
+
+
+def test_files_without_any_row_join_a_store_with_a_wide_object(tmp_path: Path) -> None:
+    sky = Sky(rows=((1, 0, 0.0, 90.0), (1, 0, 90.0, 89.9998)), margin_arcsec=0.5, leaf_rows=1.0)
+    append_by_id(sky, [3], tmp_path)
 
 
 @pytest.mark.long

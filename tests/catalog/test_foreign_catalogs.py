@@ -21,7 +21,7 @@ from scalable.catalog.match import crossmatch
 from scalable.catalog.search import box_search, cone_search, id_search
 from scalable.catalog.sql import sql
 from scalable.catalog.write import write_catalog
-from scalable.errors import StoreError
+from scalable.errors import QueryError, StoreError
 from scalable.kernels.partition import unit_vectors
 from scalable.testing import no_compute
 
@@ -111,6 +111,27 @@ def check_verbs(catalog: Catalog, frame: pd.DataFrame) -> None:
         assert first["source_id"].equals(first["source_id_2"])
 
 
+def test_leaves_whose_rows_lie_in_any_order_are_put_along_the_sky(synthetic: Collection, tmp_path: Path) -> None:
+    # What LSDB leaves to be desired, without LSDB: no metadata files, and rows as they came.
+    shutil.copytree(synthetic.path / "objects" / "objects", tmp_path / "theirs")
+    for name in ("dataset/_metadata", "dataset/_common_metadata"):
+        (tmp_path / "theirs" / name).unlink()
+    properties = tmp_path / "theirs" / "hats.properties"
+    properties.write_text(properties.read_text().replace("hats_builder=scalable", "hats_builder=somebody"))
+    for leaf in (tmp_path / "theirs").glob("dataset/*/*/*.parquet"):
+        table = pq.read_table(leaf, partitioning=None)
+        pq.write_table(table.take(list(range(table.num_rows))[::-1]), leaf)
+    ours, theirs = synthetic.objects.compute(scheduler="threads"), open_catalog(tmp_path / "theirs")
+    assert theirs.compute(scheduler="threads").equals(ours)
+    assert theirs.select("object_id").compute(scheduler="threads")["object_id"].equals(ours["object_id"])
+    # Nobody says that their rows lie by object.
+    with pytest.raises(QueryError, match="window over the whole sky"):
+        sql(theirs, "SELECT row_number() OVER (PARTITION BY object_id) AS n FROM catalog")
+    found = sql(theirs, "SELECT count(*) AS n FROM catalog WHERE n_Ks > 3").compute(scheduler="threads")
+    assert found["n"][0].as_py() == sum(n > 3 for n in ours["n_Ks"].to_pylist())
+
+
+@pytest.mark.long
 def test_a_collection_of_mixed_orders_with_a_margin_works_as_ours(gaia: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
     catalog = open_catalog(gaia)
     assert len({leaf.pixel.order for leaf in catalog.leaves}) > 1
@@ -122,9 +143,8 @@ def test_a_collection_of_mixed_orders_with_a_margin_works_as_ours(gaia: Path, fr
         assert len(lsdb.open_catalog(tmp_path / "bright")) == written.rows == catalog.where("parallax > 1").compute().num_rows
 
 
-@pytest.mark.parametrize(
-    "missing", [(), ("dataset/_metadata",), ("partition_info.csv",), ("dataset/_metadata", "partition_info.csv")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("missing", [(), METADATA, LEAVES, METADATA + LEAVES], ids=len)
 @pytest.mark.parametrize("options", [{}, {"npix_suffix": "/"}], ids=["files", "folders"])
 def test_what_a_tool_did_not_write_is_found_elsewhere(
     gaia: Path, frame: pd.DataFrame, tmp_path: Path, missing: tuple[str, ...], options: dict[str, Any]

@@ -45,7 +45,8 @@ def test_cluster_run_tasks_twice_with_the_same_shared_values(tmp_path):
             assert run_tasks(_same, range(2), "s", runs) == [(0, "s", runs), (1, "s", runs)]
 
 
-def test_a_local_cluster_of_two_workers_gives_the_same_store(tmp_path, monkeypatch):
+@pytest.mark.long
+def test_a_local_cluster_gives_the_same_store_from_tasks_of_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "BATCH_BYTES", 1)
     survey = one(tmp_path, *[detections(range(40), np.arange(40) * 5.0, np.linspace(-80, 80, 40))] * 4, leaf_mb=0.001)
     ingest(survey, into=tmp_path / "here")

@@ -59,7 +59,7 @@ def whole(synthetic: Collection) -> pa.Table:
     return synthetic.detections.compute(scheduler="threads")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.long if f == "box" else []) for f in FORMS])
 def test_a_region_gives_the_same_rows_as_verb_as_condition_and_in_sql(
     synthetic: Collection, whole: pa.Table, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +128,18 @@ def test_a_region_of_the_detections_own_position_is_asked_in_degrees(synthetic: 
     n, m = (found.compute(scheduler="threads")["n"][0].as_py() for found in (own, objects))
     assert n == pytest.approx(m, abs=20)
     assert n > 100
+
+
+def test_a_region_is_a_value_that_can_be_grouped_by_and_asked_of_a_mean(synthetic: Collection, whole: pa.Table) -> None:
+    region, _, function = FORMS["cone"]
+    inside = int(region.contains(whole["object_ra"].to_numpy(), whole["object_dec"].to_numpy()).sum())
+    groups = sql(synthetic, f"SELECT {function} AS near, count(*) AS n FROM detections GROUP BY {function} ORDER BY n")
+    assert groups.compute(scheduler="threads").to_pylist() == [
+        {"near": True, "n": inside},
+        {"near": False, "n": whole.num_rows - inside},
+    ]
+    mean = sql(synthetic, "SELECT in_box(avg(object_ra), avg(object_dec), 268, 270, -31, -29) AS near FROM objects")
+    assert mean.compute(scheduler="threads").to_pylist() == [{"near": True}]
 
 
 def test_a_region_without_any_object_reads_nothing_and_counts_zero(synthetic: Collection) -> None:

@@ -237,6 +237,8 @@ def test_rows_without_an_object_are_not_grouped_by_object(synthetic: Collection)
     query = "SELECT object_id, count(*) AS n FROM catalog GROUP BY object_id"
     with pytest.raises(QueryError, match="rows without object_id"):
         sql(pairs, query).compute(scheduler="threads")
+    for harmless in ("SELECT object_id, n_J_2 FROM catalog", "SELECT count(*) AS n, count(DISTINCT object_id) AS k FROM catalog"):
+        assert sql(pairs, harmless).compute(scheduler="threads").num_rows >= 1
     assert sql(pairs.where("object_id IS NOT NULL"), query).compute(scheduler="threads").num_rows > 1
 
 

@@ -11,6 +11,7 @@ from counting import count
 
 from scalable.catalog.bands import join_bands
 from scalable.catalog.catalog import Catalog
+from scalable.catalog.classes import where_class
 from scalable.catalog.collection import Collection
 from scalable.catalog.sql import sql
 from scalable.catalog.variability import variability
@@ -148,3 +149,11 @@ def test_a_classroom_query_on_one_file_runs_unchanged(vvv: Collection) -> None:
     with pytest.raises(Exception, match="jh"):
         sql(vvv, "SELECT StarID FROM Field_1_J WHERE jh > 1.5")
     assert sql(vvv, query.replace("WHERE jh", "WHERE j.Mag1 - h.Mag1")).compute().num_rows == RED[1][0]
+
+
+def test_stars_of_the_real_sample_under_each_class_rule(vvv: Collection) -> None:
+    joined = join_bands(vvv.detections, ["Y", "J", "H"], values=["Class"], pick="first")
+    one, some, every, most = (count(where_class(joined, -1, rule=rule)) for rule in ("Y", "any", "all", "majority"))
+    assert one == 21_212  # The training set of colours takes these; counted there from the files.
+    assert every < most < some
+    assert every < one < some

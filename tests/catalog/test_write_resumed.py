@@ -53,7 +53,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in ("where", "sql") else pytest.mark.long) for n in RESULTS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "sql" else pytest.mark.long) for n in RESULTS])
 def test_a_call_that_was_killed_at_any_leaf_is_finished_by_the_next(
     synthetic: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -89,7 +89,9 @@ def test_a_call_that_was_killed_at_any_leaf_is_finished_by_the_next(
     assert found.rows == open_catalog(tmp_path / "whole" / "catalog").rows > 0
 
 
-@pytest.mark.parametrize("where", ["finish_catalog", "write_json", "publish"])
+@pytest.mark.parametrize(
+    "where", ["publish", *(pytest.param(n, marks=pytest.mark.long) for n in ("finish_catalog", "write_json"))]
+)
 def test_a_call_that_was_killed_after_the_leaves_computes_none_again(
     synthetic: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

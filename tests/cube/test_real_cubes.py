@@ -62,6 +62,11 @@ def read(path: Path, hdu: int = 0) -> tuple[Any, WCS]:
         return np.asarray(file[hdu].data), WCS(file[hdu].header, naxis=2)
 
 
+@lru_cache(maxsize=64)
+def fwhm(path: Path) -> float:
+    return float(fits.getval(path, "FWHM", 1))
+
+
 def test_seventeen_decam_exposures_around_sources_that_sep_finds(data: Path, tmp_path: Path) -> None:
     root = data / "images" / "decam_legacypipe"
     found: list[tuple[float, float]] = []
@@ -72,6 +77,7 @@ def test_seventeen_decam_exposures_around_sources_that_sep_finds(data: Path, tmp
         pixels = np.ascontiguousarray(pixels, np.float32)
         background = sep.Background(pixels, bw=32, bh=32)
         things = sep.extract(pixels - background.back(), 5.0, err=background.globalrms)
+        things = things[np.argsort(-things["flux"], kind="stable")[:3]]
         found += list(zip(*(axis.tolist() for axis in to_sky(wcs, things["x"], things["y"])), strict=True))
     ra, dec = np.array(found).T
     table = pa.table({"object_id": np.arange(len(ra)), "ra": ra, "dec": dec})
@@ -97,9 +103,9 @@ def test_seventeen_decam_exposures_around_sources_that_sep_finds(data: Path, tmp
         ours = cutout_wcs(cube, object=int(n), band=int(b), epoch=int(e))
         at = to_pixel(ours, np.array([float(one["ra"])]), np.array([float(one["dec"])]))
         assert np.hypot(at[0] - expected.input_position_cutout[0], at[1] - expected.input_position_cutout[1])[0] < 1e-6
-        assert float(one["psf_fwhm"]) == pytest.approx(fits.getval(path, "FWHM", 1) * 0.263, rel=0.01)
+        assert float(one["psf_fwhm"]) == pytest.approx(fwhm(path) * 0.263, rel=0.01)
         checked += 1
-    assert checked > 50
+    assert checked > 30
     for source, name in enumerate(cube["source_uri"].values.tolist()):
         with fits.open(root / name) as file:
             expected_headers = [hdu.header.tostring().encode("latin-1") for hdu in file]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from scalable.errors import StoreError
 from scalable.io import atomic
-from scalable.io.atomic import aside, point, publish, write_bytes, write_text
+from scalable.io.atomic import aside, link, point, publish, write_bytes, write_text
 
 
 class Stop(Exception):
@@ -171,3 +172,21 @@ def test_a_link_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         point(tmp_path / "current", "v1")
     assert [path.name for path in tmp_path.iterdir()] == ["current"]
+
+
+def test_a_link_is_the_same_file_and_a_copy_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "old"
+    old.write_bytes(b"bytes")
+    link(old, tmp_path / "a" / "new")
+    assert (tmp_path / "a" / "new").samefile(old)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    link(old, tmp_path / "b" / "new")
+    assert not (tmp_path / "b" / "new").samefile(old)
+    assert (tmp_path / "b" / "new").read_bytes() == b"bytes"
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError):
+        link(tmp_path / "absent", tmp_path / "c")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from scalable.errors import InputError
 from scalable.kernels.mixture import Parameters, expect, free_parameters, log_density, maximise, merge, responsibilities
 
 
@@ -41,6 +42,12 @@ def test_a_row_far_from_every_component_has_a_finite_log_density(mixture: Parame
     found = expect(np.array([[1e4], [1e4]]), mixture)
     assert np.isfinite(found.log_likelihood)
     assert found.responsibility.sum() == pytest.approx(1.0)
+
+
+def test_a_component_that_collapsed_is_named(mixture: Parameters) -> None:
+    flat = mixture._replace(covariances=mixture.covariances * np.array([1, 0, 1])[:, None, None])
+    with pytest.raises(InputError, match="component 1 of 3 has collapsed"):
+        expect(np.zeros((2, 3)), flat)
 
 
 def test_diagonal_and_tied_covariances_are_what_they_are_called(mixture: Parameters) -> None:

@@ -107,10 +107,10 @@ def test_a_box_goes_eastwards_and_reaches_the_poles() -> None:
 
 REGIONS: list[Region] = [
     *(Cone(*centre, 3600 * r) for centre in CENTRES for r in (0.001, 2.0)),
-    *(Box((c[0] - w, c[0] + w), (max(-90, c[1] - h), min(90, c[1] + h))) for c in CENTRES for w, h in ((0.01, 3), (40, 0.02))),
+    *(Box((a - w, a + w), (max(-90, d - h), min(90, d + h))) for a, d in CENTRES[1::2] for w, h in ((0.01, 3), (40, 0.02))),
     Box((0, 360), (-3, 3)),
     Box((10, 200), (-90, 90)),
-    *(polygon(np.column_stack(around(c, s, np.array([0.0, 100.0, 140.0, 250.0])))) for c in CENTRES for s in (0.05, 50)),
+    *(polygon(np.column_stack(around(c, s, np.array([0.0, 100.0, 140.0, 250.0])))) for c in CENTRES[::2] for s in (0.05, 50)),
 ]  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def positions(starts: NDArray[np.int64], stops: NDArray[np.int64], rng: np.rando
     return lon.deg, lat.deg
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from(CENTRES), st.floats(-5, 1.8).map(lambda log: 10**log), st.integers(3, 8), st.integers(0, 2**32 - 1)
 )  # fmt: skip

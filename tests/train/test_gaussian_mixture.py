@@ -35,7 +35,7 @@ def start(X: np.ndarray, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.filterwarnings("ignore", category=ConvergenceWarning)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.sampled_from(["full", "diag", "tied"]), st.integers(100, 800))
 def test_any_chunking_gives_the_mixture_of_scikit_learn_from_the_same_start(kind: str, part_rows: int) -> None:
     rng = np.random.default_rng(3)

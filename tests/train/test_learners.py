@@ -21,6 +21,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from scalable.cluster import connect
 from scalable.errors import InputError
 from scalable.kernels.counter import poisson
+from scalable.kernels.network import gradients
 from scalable.kernels.nonlinear import CURVES
 from scalable.train.batches import Batches, arrays, keys_of
 from scalable.train.checkpoint import Checkpoint
@@ -98,10 +99,9 @@ def test_a_forest_does_not_depend_on_chunks_workers_or_spilling_and_knows_its_er
     test, truth = table(1200, seed=1)
     settings: dict[str, Any] = {"trees": 12, "max_depth": 8}
     whole = RandomForest(**settings).fit(X, y)
-    for workers, batches in ((1, arrays(X, y, part_rows=200)), (4, streaming(arrays(X, y, part_rows=200)))):
-        with Client(n_workers=1, threads_per_worker=workers, processes=False, dashboard_address=None):
-            found = RandomForest(**settings, scratch=tmp_path).fit(batches)
-        np.testing.assert_allclose(found.predict(test), whole.predict(test), rtol=1e-10)
+    with Client(n_workers=1, threads_per_worker=4, processes=False, dashboard_address=None):
+        found = RandomForest(**settings, scratch=tmp_path).fit(streaming(arrays(X, y, part_rows=200)))
+    np.testing.assert_allclose(found.predict(test), whole.predict(test), rtol=1e-10)
     assert list(tmp_path.iterdir()) == []
     reordered = RandomForest(**settings).fit(X[::-1], y[::-1])
     np.testing.assert_allclose(reordered.predict(test), whole.predict(test), rtol=1e-10)
@@ -158,6 +158,28 @@ def test_sorted_rows_are_mixed_and_said_to_be_sorted(tmp_path: Path) -> None:
     assert abs(errors[1] / errors[0] - 1) < 0.1
 
 
+def test_the_gradients_of_a_network_are_its_slopes_and_rows_of_no_weight_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 3)), rng.normal(size=20)
+    weights, biases = [rng.normal(size=(3, 5)), rng.normal(size=(5, 4))], [rng.normal(size=5), rng.normal(size=4)]
+    bins = rng.integers(0, 4, 20).astype(float)
+    for classes, target in ((False, y), (True, bins)):
+        shapes = weights if classes else [weights[0], weights[1][:, :1]]
+        shifts = biases if classes else [biases[0], biases[1][:1]]
+        loss, by_weight, by_bias = gradients(X, target, shapes, shifts, alpha=0.0, classes=classes)
+        for n in range(2):
+            for parameters, slopes in ((shapes[n], by_weight[n]), (shifts[n], by_bias[n])):
+                where = (0,) * parameters.ndim
+                before = parameters[where]
+                parameters[where] = before + 1e-6
+                more = gradients(X, target, shapes, shifts, alpha=0.0, classes=classes)[0]
+                parameters[where] = before
+                assert (more - loss) / 1e-6 == pytest.approx(slopes[where], abs=1e-4)
+        half = gradients(X[:10], target[:10], shapes, shifts, alpha=0.0, classes=classes)
+        whole = gradients(X, target, shapes, shifts, alpha=0.0, classes=classes, row_weights=np.repeat([1.0, 0.0], 10))
+        np.testing.assert_allclose(whole[1][0], half[1][0], rtol=1e-10, atol=1e-14)
+
+
 def test_any_estimator_with_partial_fit_learns_from_mixed_batches() -> None:
     X, y = table(3000)
     X = (X - X.mean(axis=0)) / X.std(axis=0)
@@ -185,6 +207,11 @@ def test_neighbours_are_those_of_scikit_learn_and_a_sample_beyond_the_bound() ->
         peer = KNeighborsRegressor(7, weights=weights).fit(X, y)
         test = np.vstack([X[:50], rng.normal(size=(50, 3))])
         np.testing.assert_allclose(ours.predict(test), peer.predict(test), rtol=1e-9)
+    slope = np.array([1.0, -2.0, 0.5])
+    planes = KNeighbors(20, local="plane").fit(X, 3 + X @ slope)
+    inner = np.abs(X).max(axis=1) < 1
+    # Damped by a thousandth, so that neighbours in a plane do not tilt it.
+    np.testing.assert_allclose(planes.predict(X[inner] + 0.01), 3 + (X[inner] + 0.01) @ slope, atol=0.01)
     some = [KNeighbors(7, reference_rows=100).fit(arrays(X, y, part_rows=rows)) for rows in (100, 1500)]
     assert some[0].reference_.shape == (100, 3)
     assert some[0].rows_ == 1500

@@ -103,6 +103,9 @@ def test_batches_without_target_and_targets_given_twice_are_refused() -> None:
         Ridge().fit(arrays(X, y), y)
 
 
-@pytest.mark.parametrize("estimator", [LinearRegression(), Ridge(None), Lasso(0.01)], ids=str)
+LONG = [pytest.param(estimator, marks=pytest.mark.long) for estimator in (Ridge(None), Lasso(0.01), ElasticNet(0.01))]
+
+
+@pytest.mark.parametrize("estimator", [LinearRegression(), *LONG], ids=str)
 def test_the_contract_of_scikit_learn_is_kept(estimator: Any) -> None:
     check_estimator(estimator, on_skip=None)

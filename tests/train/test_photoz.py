@@ -192,6 +192,10 @@ def test_prediction_over_a_catalogue_is_lazy_and_the_same_for_any_partitions(syn
     expected = predict(table, model, column="guess")["guess"]
     found = [lazy.repartition(n).compute()["guess"] for n in (1, 3, 12)]
     assert all(one.equals(expected) or one.combine_chunks().equals(expected.combine_chunks()) for one in found)
+    for number in (3, 12):
+        parts = batches_of(detections.repartition(number), features, target="Mag1")
+        assert len(parts.parts) > 1
+        assert parts.digest() == model.about["data"]
     missing = np.isnan(table["Flux1"].fill_null(np.nan).to_numpy())
     assert expected.null_count == missing.sum()
     assert lazy.select("guess").where("guess > 0").compute().column_names == ["guess"]

@@ -107,7 +107,7 @@ import scalable.cube.stack, scalable.cube.write as write
 from scalable.synthetic.images import make_sources
 from scalable.survey import open_survey
 sys.path.insert(0, {tests!r})
-from test_write import SPEC
+from test_write_cube import SPEC
 scalable.cube.stack.MOST_OBJECTS = 7
 whole = write._write_part
 def slow(part, building):
@@ -176,6 +176,7 @@ def test_killed_at_many_moments_the_bytes_are_the_same(images: Path, tmp_path: P
         assert digest(path) == expected
 
 
+@pytest.mark.long
 def test_a_part_that_a_broken_machine_left_is_made_again_and_another_cube_starts_anew(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,3 +255,31 @@ def test_thirty_bands_go_from_fits_to_zarr_and_back_each_with_its_label(tmp_path
         name = cube["exposure_name"].values[int(cube["exposure"].values[0, n, 0])]
         assert name == f"images/{band}-000.fits"
         assert float(light[n]) <= sum(sources[f"flux_{band}"].to_pylist()) * 1.001
+
+
+MEMORY = """
+import resource, sys, dask, numpy as np, pyarrow as pa
+from scalable.survey import open_survey
+from scalable.cube.stack import stack_images
+from scalable.cube.write import write_cube
+count = int(sys.argv[2])
+rng = np.random.default_rng(1)
+ra, dec = 150 + rng.uniform(-.03, .03, count), 2.2 + rng.uniform(-.03, .03, count)
+objects = pa.table({"object_id": np.arange(count), "ra": ra, "dec": dec})
+with dask.config.set(scheduler="synchronous"):
+    write_cube(stack_images(open_survey(sys.argv[1]), objects, size=48), sys.argv[3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_number_of_objects(tmp_path: Path) -> None:
+    survey = write_images(ImageSpec(seed=1, bands=("g", "r", "z"), epochs=2, size=900, stars=50, galaxies=0), tmp_path)
+    peaks = []
+    for count in (2_000, 16_000):
+        command = [sys.executable, "-c", MEMORY, str(survey), str(count), str(tmp_path / f"{count}.zarr")]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(found.stdout) / 1024)
+    size = sum(path.stat().st_size for path in (tmp_path / "16000.zarr").rglob("*") if path.is_file()) / 2**20
+    assert size > 500
+    assert peaks[1] - peaks[0] < 60, peaks
