@@ -66,6 +66,7 @@ _PUBLIC = {
     # release
     "Recipe": "scalable.release.recipe",
     "open_recipe": "scalable.release.recipe",
+    "plan_release": "scalable.release.write",
     "write_release": "scalable.release.write",
     "open_release": "scalable.release.read",
     "Release": "scalable.release.read",

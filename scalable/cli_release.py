@@ -34,13 +34,24 @@ def register(
     @click.argument("recipe", type=_folder)
     @click.option("--into", type=_folder, required=True, help="Folder to make.")
     @click.option("--parent", type=_folder, help="The release that this one follows: it decides the version.")
+    @click.option("--dry-run", is_flag=True, help="Check store and recipe, say what would be released; write nothing.")
     @click.option("--json", "as_json", is_flag=True, help="For machines.")
     @with_scheduler
     def release(
-        store: Path, recipe: Path, into: Path, parent: Path | None, as_json: bool, scheduler: str | None, workers: int | None
+        store: Path,
+        recipe: Path,
+        into: Path,
+        parent: Path | None,
+        dry_run: bool,
+        as_json: bool,
+        scheduler: str | None,
+        workers: int | None,
     ) -> None:
         """Write an HDF5 data set of STORE that can prove itself, as RECIPE says."""
         opened = scalable.open_recipe(recipe)
+        if dry_run:
+            _show_plan(scalable.plan_release(scalable.open_collection(store), opened, parent=parent), as_json)
+            return
         with connected(scheduler, workers), display() as tell:
             scalable.write_release(
                 scalable.open_collection(store), opened, into=into, parent=parent, on_done=lambda *at: tell(*at, 0)
@@ -50,14 +61,7 @@ def register(
         if as_json:
             click.echo(json.dumps(facts | {"path": str(into)}))
             return
-        books, split = facts["accounting"], facts["split"]
-        balance = f"{books['in']:,} rows in = {books['released']:,} released + {books['rejected']:,} rejected"
-        out.print(f"{balance}; version {found.version}")
-        out.print(", ".join(f"{count:,} {name}" for name, count in split["rows"].items()))
-        leaks = f"{split['leaks']} rows; of a random split {split['random_leaks']}"
-        out.print(f"within {split['guard_arcsec']:g} arcsec of another split: {leaks}")
-        out.print(f"check it     scalable verify {into} --level 2", markup=False, soft_wrap=True)
-        out.print(f'open it      scalable.open_release("{into}").pandas()', markup=False, soft_wrap=True)
+        _show_release(found, into)
 
     @main.command()
     @click.argument("release", type=_folder)
@@ -107,3 +111,37 @@ def register(
         written = scalable.to_fits(release, into)
         whole = sum(path.suffix != ".hdr" for path in written)
         out.print(f"{whole} files bit for bit and headers of {len(written) - whole}: {into}", markup=False, soft_wrap=True)
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(plan))
+        return
+    rules = f"{len(plan['rules'])} rules ({', '.join(plan['rules'])})" if plan["rules"] else "no rule"
+    out.print(f"{plan['rows_in']:,} rows in, {rules}; at most {plan['shards']} shards", markup=False, soft_wrap=True)
+    for name in ("columns", "light_curves"):
+        if plan[name]:
+            out.print(f"{name.replace('_', ' ')}: {', '.join(plan[name])}", markup=False, soft_wrap=True)
+    out.print(f"{plan['decoded_bytes'] / 1e6:,.1f} MB before compression; headers of {plan['sources']:,} source files")
+
+
+def _show_release(release: Any, path: Path) -> None:
+    """Say what was released, where everything is, and how to open it."""
+    m = release.manifest
+    books, split, rate = m["accounting"], m["split"], release.loader_rate()
+    shard = path / m["shards"][0]["path"]
+    balance = f"{books['in']:,} rows in = {books['released']:,} released + {books['rejected']:,} rejected"
+    lines = [
+        f"{balance}; version {release.version}",
+        ", ".join(f"{count:,} {name}" for name, count in split["rows"].items()),
+        f"within {split['guard_arcsec']:g} arcsec of another split: {split['leaks']} rows; "
+        f"of a random split {split['random_leaks']}",
+        f"{m['bytes_per_row']:,.0f} bytes a row; {rate['rows_per_second']:,.0f} rows/s, {rate['epoch_seconds']:.1f} s an epoch",
+        f"data         {path / 'data'} ({len(m['shards'])} shards), index.parquet",
+        f"about it     {path / 'README.txt'}, datasheet.json, croissant.json, provenance.h5, code/",
+        f"check it     scalable verify {path} --level 2",
+        f'open it      scalable.open_release("{path}").pandas()',
+        f'with xarray  xarray.open_dataset("{shard}", engine="h5netcdf", phony_dims="access")',
+    ]
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)

@@ -30,5 +30,10 @@ def lock_file() -> str:
         f"# Python {platform.python_version()}",
         f"# scalable-sky {scalable.__version__}, sha256 of its code {code_digest()}",
     ]
-    lines += [f"{name}=={metadata.version(name)}" for name in LIBRARIES]
+    lines += [f"{name}=={version}" for name, version in libraries().items()]
     return "\n".join(lines) + "\n"
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of the libraries in use."""
+    return {name: metadata.version(name) for name in LIBRARIES}

@@ -30,6 +30,8 @@ from scalable.release.assemble import (
     objects_in,
     row_digests,
 )
+from scalable.release.coverage import magnitude_counts, magnitudes, seen_cells
+from scalable.release.loss import error_of, labelled_histogram
 from scalable.release.recipe import Recipe
 from scalable.release.rows import LIGHT_CURVE_KEYS, Feature
 from scalable.release.select import Cuts, cut
@@ -64,6 +66,7 @@ class Plan:
     light_curves: tuple[Feature, ...]
     recipe: Recipe
     cuts: Cuts
+    bands: tuple[str, ...]
 
     @property
     def of_objects(self) -> bool:
@@ -117,7 +120,8 @@ def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
     kept = take_rows(table, alive)
     for name in ("source_id", "source_row"):
         kept = kept.append_column(f"__{name}", pa.array(keys[name][alive]))
-    record: dict[str, Any] = {"part": part, "rows_in": table.num_rows, "rows": len(alive), "dropped": dropped}
+    record: dict[str, Any] = {"part": part, "rows_in": table.num_rows, "rows": len(alive), "dropped": dropped,
+                              "magnitudes": magnitude_counts(table, alive, plan.released)}  # fmt: skip
     if plan.of_objects:
         kept = kept.append_column("__lc_count", pa.array(counts[alive]))
         mine = np.repeat(edges[:-1][alive] - (np.cumsum(counts[alive]) - counts[alive]), counts[alive])
@@ -174,10 +178,17 @@ def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
     write_arrow(pa.table(columns), plan.file(part, "index.arrow"))
     features = (*plan.released, *plan.light_curves) if plan.of_objects else plan.released
     facts = {f.column.name: facts_of(rows if f in plan.released else curves, f.column.name) for f in features}
+    tables = [(read_arrow(plan.file(part, "rows.arrow")), rows, plan.released)]
+    if plan.of_objects:
+        tables.append((read_arrow(plan.file(part, "lc.arrow")), curves, plan.light_curves))
+    for table, arrays, released in tables:
+        for f in released:
+            facts[f.column.name]["apart"] = error_of(table, arrays, f)
     flags = {str(bit): int(np.count_nonzero(rows["flags"] & np.int32(1 << bit))) for bit in range(31)}
     return {"part": part, "rows": n, "digest": hashlib.sha256(digests.tobytes()).hexdigest(), "columns": facts,
             "flags": {bit: count for bit, count in flags.items() if count},
-            "origin": np.bincount(rows["origin"], minlength=3).tolist()}  # fmt: skip
+            "origin": np.bincount(rows["origin"], minlength=3).tolist(),
+            "cells": seen_cells(rows, plan.released, plan.bands, [label.column for label in plan.recipe.labels])}  # fmt: skip
 
 
 def digest_rows(rows: Arrays, curves: Arrays) -> NDArray[np.uint8]:
@@ -212,8 +223,8 @@ class Shell:
     ranges: Mapping[str, tuple[float, float]]
 
 
-def write_shard(part: str, plan: Plan, robust: Robust, release: str, shell: Shell) -> dict[str, list[int]]:
-    """Write the shard of a part and the light curves beside it; return the histograms of its columns."""
+def write_shard(part: str, plan: Plan, robust: Robust, release: str, shell: Shell) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Write the shard of a part and the light curves beside it; return histograms of its columns, and of rows with labels."""
     rows, curves = arrays_of(part, plan, robust)
     folder = Path(release)
     if not (folder / shard_path(part)).exists():
@@ -228,7 +239,24 @@ def write_shard(part: str, plan: Plan, robust: Robust, release: str, shell: Shel
         states = arrays.get(f"{name}_state", np.zeros(len(values), np.uint8))
         good = values[states == 0].astype(np.float64)
         found[name] = np.histogram(good[np.isfinite(good)], BINS, (low, high))[0].tolist()
-    return found
+    known = {
+        f"{label.column}:{column}": labelled_histogram(rows, label.column, column, bin_edges(shell.ranges[column]))
+        for label in plan.recipe.labels
+        for column in bias_columns(plan)
+        if column in shell.ranges
+    }
+    return found, known
+
+
+def bin_edges(limits: tuple[float, float]) -> NDArray[np.float64]:
+    """Return the edges of the histogram of a column."""
+    return np.histogram_bin_edges(np.zeros(0), BINS, limits)
+
+
+def bias_columns(plan: Plan) -> list[str]:
+    """Return the columns along which labelled rows are compared with all: those of the outliers, or magnitudes."""
+    far = plan.recipe.outliers.far
+    return list(far.columns) if far else [f.column.name for f in magnitudes(plan.released)]
 
 
 def _write(path: Path, arrays: Arrays, attributes: Mapping[str, Mapping[str, str]], root: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ from scalable.release.sources import SourceFile, header_arrays
 LIMITS = ("TELESCOP", "INSTRUME", "DETECTOR", "FILTER", "OBSERVAT", "PROPID", "BUNIT", "EXPTIME", "DATE-OBS", "MJD-OBS")
 """Keywords of headers that limit a sample."""
 _SHOWN = 12
+_LAYOUT = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|[PG]COUNT|TFIELDS|END|COMMENT|HISTORY|CHECKSUM|DATASUM|CONTINUE|T[A-Z]{3,4}\d+|"
+)
+"""Keywords that say how bytes lie, or are no facts of a file; the raw headers hold them."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,13 @@ class Provenance:
 
 def write_provenance(path: Path, books: Provenance) -> dict[str, Any]:
     """Write the file and return what the manifest says of it: digests of sources and headers, rows rejected, limits."""
-    limits = _Limits(books.collection)
+    limits, keywords = _Limits(books.collection), _Keywords()
     with new_file(path) as file:
         digest = _write_sources(file.create_group("sources"), books.sources)
-        count, blocks = _write_headers(file.create_group("headers"), books.headers, limits)
+        count, blocks = _write_headers(file.create_group("headers"), books.headers, limits, keywords)
+        group = file.create_group("keywords")
+        for name, texts in keywords.columns().items():
+            write_dataset(group, name, Dataset(np.array(texts, dtype=object)))
         listed = _write_rejected(file.create_group("rejected"), books)
         for name in ("query", "steps", "sketches", "outliers", "selection"):
             write_dataset(file, name, Dataset(np.array([as_json(books.manifest[name])], dtype=object)))
@@ -73,7 +81,7 @@ def _write_sources(group: h5py.Group, sources: tuple[SourceFile, ...]) -> str:
 _HEADER_COLUMNS = ("source_id", "hdu", "start", "data_start", "data_bytes", "length")
 
 
-def _write_headers(group: h5py.Group, headers: tuple[str, ...], limits: _Limits) -> tuple[int, str]:
+def _write_headers(group: h5py.Group, headers: tuple[str, ...], limits: _Limits, keywords: _Keywords) -> tuple[int, str]:
     table = Growing(group, {name: np.dtype(np.int64) for name in _HEADER_COLUMNS})
     blocks = Growing(group, {"blocks": np.dtype(np.uint8)})
     count, digest = 0, hashlib.sha256()
@@ -84,8 +92,11 @@ def _write_headers(group: h5py.Group, headers: tuple[str, ...], limits: _Limits)
         digest.update(arrays["length"].astype(">i8").tobytes() + arrays["blocks"].tobytes())
         count += len(arrays["hdu"])
         at = 0
+        keywords.next_source()
         for length in arrays["length"].tolist():
-            limits.add(arrays["blocks"][at : at + length].tobytes())
+            values = parse_header(arrays["blocks"][at : at + length].tobytes()).values
+            limits.add(values)
+            keywords.add(values)
             at += length
     return count, digest.hexdigest()
 
@@ -152,9 +163,8 @@ class _Limits:
                 bounds = pc.min_max(observed[name]).as_py()
                 self._ranges[name] = f"{bounds['min']:g} to {bounds['max']:g} {unit}".strip()
 
-    def add(self, raw: bytes) -> None:
+    def add(self, values: Mapping[str, Any]) -> None:
         """Note the keywords of one header."""
-        values = parse_header(raw).values
         for key in LIMITS:
             if values.get(key) not in (None, "") and len(self._values[key]) <= _SHOWN:
                 self._values[key].add(str(values[key]))
@@ -167,3 +177,27 @@ class _Limits:
             if values
         }
         return shown | self._ranges
+
+
+class _Keywords:
+    """Keywords of the headers by source, each by its first card: those that differ between sources become columns."""
+
+    def __init__(self) -> None:
+        self._sources: list[dict[str, str]] = []
+
+    def next_source(self) -> None:
+        """Begin the headers of another source."""
+        self._sources.append({})
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Note the keywords of one header."""
+        for key, value in values.items():
+            if not _LAYOUT.fullmatch(key) and "/" not in key:
+                self._sources[-1].setdefault(key, str(value))
+
+    def columns(self) -> dict[str, list[str]]:
+        """Return one text a source for every keyword that differs; empty where a source does not have it."""
+        found = {
+            key: [one.get(key, "") for one in self._sources] for key in sorted({key for one in self._sources for key in one})
+        }
+        return {key: texts for key, texts in found.items() if len(set(texts)) > 1}

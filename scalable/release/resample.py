@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from scalable.release.recipe import Recipe, parse_recipe
 from scalable.release.rows import catalog_of, curve_schema, features
 from scalable.release.select import parse_cuts
 from scalable.release.sources import SourceFile, headers_of, source_digest
+from scalable.release.summary import entries
 from scalable.schema import Schema
 from scalable.sky.healpix import to_pixels
 from scalable.survey import Survey
@@ -101,11 +102,12 @@ def check_samples(folder: Path, survey: Survey, samples: int) -> Found:
     """Yield sampled rows, each with the columns that do not come out of the source's bytes as they are released."""
     manifest = read_manifest(folder)
     recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
+    again = _Again(survey, recipe, manifest)
+    yield from again.columns(manifest["columns"])
     index = read_leaf(folder / names.INDEX)
     # The smallest digests: as good as drawn by lot, and the same for everybody.
     digests = np.frombuffer(b"".join(row[:8] for row in index["row_digest"].to_pylist()), ">u8")
     chosen = index.take(pa.array(np.sort(np.argsort(digests, kind="stable")[:samples])))
-    again = _Again(survey, recipe, manifest)
     for path in dict.fromkeys(chosen["shard"].to_pylist()):
         rows = chosen.filter(pa.array(np.asarray(chosen["shard"].to_pylist()) == path))["row"].to_numpy()
         yield from again.compare(folder, path, rows)
@@ -134,6 +136,16 @@ class _Again:
         with local_copy(source.path) as path:
             info = reader_for(self._survey.files.format).describe(Source(path, source.hdu, table=source.table))
         return stored_schema(info.schema, self._survey.columns, path=source.path)
+
+    def columns(self, listed: Sequence[Mapping[str, Any]]) -> Found:
+        """Yield every column with what the manifest says of it and survey, recipe and source do not."""
+        made = {(entry["in"], entry["name"]): entry for entry in entries(self._released, self._curves)}
+        there = {(entry["in"], entry["name"]): entry for entry in listed}
+        for key in [*made, *(key for key in there if key not in made)]:
+            one, other = made.get(key, {}), there.get(key, {})
+            wrong = [f"{name} is {other.get(name)!r}, the survey gives {one.get(name)!r}" for name in sorted({*one, *other})
+                     if one.get(name) != other.get(name)]  # fmt: skip
+            yield f"{names.MANIFEST}: {key[1]}", "; ".join(wrong)
 
     def compare(self, folder: Path, path: str, rows: NDArray[np.int64]) -> Found:
         """Yield the given rows of a shard."""

@@ -74,8 +74,8 @@ def split_rows(split: Split, ids: Ints, ra: Floats, dec: Floats) -> tuple[NDArra
     Returns
     -------
     parts, folds : ndarray of int8, shape (n,)
-        `Part` and number of the fold, from 0. All rows nearer than the guard band to a pixel of another part, and some up to twice
-        as far, are `Part.GUARD`, which depends on their position alone: rows that are added later change nothing.
+        `Part` and number of the fold, from 0. All rows nearer than the guard band to a pixel of another part, and some up
+        to twice as far, are `Part.GUARD`, which depends on their position alone: rows that are added later change nothing.
     """
     if not len(ids):
         return np.zeros(0, np.int8), np.zeros(0, np.int8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,15 +14,16 @@ from numpy.typing import NDArray
 from scalable import __version__
 from scalable.catalog.collection import Collection
 from scalable.release.assemble import ORIGINS, OWN_BITS, Robust
+from scalable.release.coverage import completeness, coverage, depths
+from scalable.release.lock import libraries
+from scalable.release.loss import information
 from scalable.release.parts import Plan, as_json, fill_text, light_curve_path, shard_path
 from scalable.release.recipe import Recipe
 from scalable.release.rows import Feature
 from scalable.release.split import Part, leaks, random_leaks
 from scalable.schema import State
-from scalable.sky.healpix import to_pixels
 from scalable.survey import Motivation, Query, Survey
 
-FOOTPRINT_ORDER = 10
 READ_BY = ("h5py", "xarray", "pandas", "pyarrow", "mlcroissant", "datasets")
 """Readers that the tests of this version open a release with."""
 
@@ -63,6 +63,7 @@ def describe(
     counts = {bit: sum(one["flags"].get(str(bit), 0) for one in digested) for bit in range(31)}
     far = recipe.outliers.far
     digests = {one["part"]: one["digest"] for one in digested}
+    complete = completeness([record["magnitudes"] for record in records])
     steps = {"steps": [[step.name, step.parameters()] for step in plan.chain.steps], "recipe": recipe.model_dump(mode="json")}
     return {
         "format_version": 1,
@@ -72,6 +73,7 @@ def describe(
         "license": survey.license,
         "written_by": __version__,
         "read_by": list(READ_BY),
+        "libraries": libraries(),
         "survey": survey.name,
         "bands": list(collection.bands),
         "motivation": motivation.model_dump(mode="json"),
@@ -89,7 +91,10 @@ def describe(
                      "fitted_by": robust.fitted_by, "threshold": far.threshold if far else None},
         "sketches": sketches_of(digested),
         "split": split_facts(recipe, index),
-        "footprint": footprint(index),
+        "coverage": coverage([one["cells"] for one in digested]),
+        "completeness": complete,
+        "depth": depths(complete),
+        "information": information(collection, plan.released, plan.light_curves, digested),
     }  # fmt: skip
 
 
@@ -129,9 +134,12 @@ def _accounting(collection: Collection, recipe: Recipe, records: Sequence[Mappin
 
 def column_entries(plan: Plan) -> list[dict[str, Any]]:
     """Return what the manifest says of every dataset of a shard, and of the light curves beside it."""
-    return [_entry(feature, "rows") for feature in plan.released] + [
-        _entry(feature, "light_curves") for feature in plan.light_curves
-    ]
+    return entries(plan.released, plan.light_curves)
+
+
+def entries(released: Sequence[Feature], light_curves: Sequence[Feature]) -> list[dict[str, Any]]:
+    """Return an entry for each column of the rows and of the light curves."""
+    return [_entry(feature, "rows") for feature in released] + [_entry(feature, "light_curves") for feature in light_curves]
 
 
 def _entry(feature: Feature, where: str) -> dict[str, Any]:
@@ -226,18 +234,3 @@ def _distinct(ids: NDArray[np.int64]) -> bool:
 def _object_leaks(split: Any, index: pa.Table) -> int:
     """Return the leaks among detections: rows of one object stand at one position, and are dealt out together."""
     return leaks(index["split"].to_numpy(), index["ra"].to_numpy(), index["dec"].to_numpy(), radius_arcsec=split.guard_arcsec)
-
-
-def footprint(index: pa.Table) -> dict[str, Any]:
-    """Return the coverage of the rows as a MOC in JSON, merged upwards where all four children are there, and its area."""
-    cells = np.unique(to_pixels(index["ra"].to_numpy(), index["dec"].to_numpy(), FOOTPRINT_ORDER))
-    area = len(cells) * 41252.96124941927 / (12 * 4**FOOTPRINT_ORDER)
-    found: dict[str, list[int]] = {}
-    for order in range(FOOTPRINT_ORDER, -1, -1):
-        parents, counts = np.unique(cells >> 2, return_counts=True)
-        whole = parents[counts == 4] if order else parents[:0]
-        rest = cells[~np.isin(cells >> 2, whole)]
-        if len(rest):
-            found[str(order)] = rest.tolist()
-        cells = whole
-    return {"order": FOOTPRINT_ORDER, "square_degrees": area, "moc": json.dumps(found, sort_keys=True)}

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from scalable.catalog.ingest import ingest
 from scalable.cluster import run_tasks
@@ -35,6 +36,8 @@ from scalable.survey import open_survey
 
 LEVELS = {1: "checksums", 2: "what it says of itself", 3: "sampled rows from the sources", 4: "full rebuild"}
 _SHOWN = 20
+_OWN_ENTRIES = {"version", "parent", "date", "written_by", "libraries", "content"}
+"""What a manifest says of its own making, and its digest of all rows, whose differences are listed row by row."""
 
 
 @dataclass(frozen=True)
@@ -244,8 +247,7 @@ def _look_into(shard: Mapping[str, Any], folder: Path, manifest: Mapping[str, An
             problems.append((shard["light_curves"], "detections are not those of the objects in order"))
     if len({len(values) for values in rows.values()}) > 1:
         return [*problems, (path, "datasets are of different lengths")], 0
-    index = read_leaf(folder / names.INDEX)
-    mine = index.filter(pa.array(np.asarray(index["shard"].to_pylist()) == path))
+    mine = pq.read_table(folder / names.INDEX, filters=[("shard", "=", path)], page_checksum_verification=True, use_threads=False)
     digests = digest_rows(order_arrays(rows, manifest, "rows"), order_arrays(curves, manifest, "light_curves") if curves else {})
     listed = b"".join(mine["row_digest"].to_pylist())
     if len(listed) != digests.size:
@@ -403,6 +405,10 @@ def _rebuild(folder: Path, root: Path, found: _Findings) -> int:
         recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
         again = write_release(collection, recipe, into=Path(temporary) / "release", fitted=manifest["outliers"])
         diff = compare_rows(read_leaf(again / names.INDEX), index, manifest["recipe"]["rows"])
+        made = read_manifest(again)
+    for key in sorted(set(made) - _OWN_ENTRIES):
+        if made[key] != manifest.get(key):
+            found.add(4, f"{names.MANIFEST}: {key}", "made again from the sources, it says something else")
     for kind, text in (
         ("added", "is not in the release"),
         ("removed", "is in the release alone"),

@@ -17,7 +17,6 @@ import pyarrow as pa
 import yaml
 from dask.base import tokenize
 
-from scalable import __version__
 from scalable.catalog.collection import Collection
 from scalable.cluster import run_tasks
 from scalable.errors import AccountingError, StoreError
@@ -30,9 +29,10 @@ from scalable.release import manifest as names
 from scalable.release.assemble import Robust
 from scalable.release.croissant import croissant
 from scalable.release.datasheet import FORMAT_TEXT, datasheet, readme
-from scalable.release.lock import lock_file
+from scalable.release.lock import code_digest, lock_file
+from scalable.release.loss import label_bias
 from scalable.release.manifest import read_manifest, write_sums
-from scalable.release.parts import Plan, Shell, as_json, count_part, digest_part, make_part, shard_path, write_shard
+from scalable.release.parts import Plan, Shell, as_json, bin_edges, count_part, digest_part, make_part, shard_path, write_shard
 from scalable.release.provenance import Provenance, write_provenance
 from scalable.release.recipe import Recipe, check_meanings, require_motives
 from scalable.release.rows import catalog_of, curve_schema, features
@@ -42,6 +42,7 @@ from scalable.release.split import check_split
 from scalable.release.summary import column_entries, dataset_attributes, describe
 from scalable.release.version import FIRST, Diff, compare_rows, content_digest, next_version
 from scalable.release.whole import write_whole
+from scalable.schema import Schema
 from scalable.survey import Motivation, Query, Survey
 
 QUANTILES = (0.16, 0.5, 0.84)
@@ -102,6 +103,29 @@ def write_release(
     return destination
 
 
+def plan_release(collection: Collection, recipe: Recipe, *, parent: str | Path | None = None) -> dict[str, Any]:
+    """Check all that can be checked before the first task, and say what would be released; reads no rows, writes nothing.
+
+    Returns
+    -------
+    dict
+        ``rows_in``, ``shards`` (at most), ``columns``, ``light_curves``, ``rules``, ``decoded_bytes`` of all rows, ``sources``.
+    """
+    job = _prepare(collection, recipe, parent, None)
+    books, plan = collection.accounting, job.plan
+    rows = books["objects"] if plan.of_objects else books["stored"]
+    wide, curves = (Schema(tuple(f.column for f in some)).row_bytes for some in (plan.released, plan.light_curves))
+    return {
+        "rows_in": rows,
+        "shards": len(job.parts),
+        "columns": [f.column.name for f in plan.released],
+        "light_curves": [f.column.name for f in plan.light_curves],
+        "rules": [rule.name for rule in plan.cuts.rules],
+        "decoded_bytes": round(rows * wide + (books["stored"] * curves if plan.of_objects else 0)),
+        "sources": books["files"] - books["quarantined"],
+    }
+
+
 @dataclass(frozen=True)
 class Job:
     """A release to be made: what it reads, and everything that was checked before the first task."""
@@ -128,13 +152,14 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
     released = features(catalog.schema, survey, recipe)
     curves = features(curve_schema(detections, recipe), survey, recipe) if recipe.rows == "objects" else ()
     check_meanings([(f.column, f.meaning) for f in (*released, *curves)])
-    plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe, parse_cuts(recipe, catalog.schema))
+    plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe,
+                parse_cuts(recipe, catalog.schema), collection.bands)  # fmt: skip
     folder = local_place(parent) if parent is not None else None
     before = read_manifest(folder) if folder else None
     fitted = fitted or (before["outliers"] if before else None)
     content = before["content"] if before else ""
     token = tokenize(
-        __version__, collection.manifest["run_id"], recipe.model_dump_json(), survey.model_dump_json(), content, fitted
+        code_digest(), collection.manifest["run_id"], recipe.model_dump_json(), survey.model_dump_json(), content, fitted
     )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
     return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
@@ -201,7 +226,11 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     histograms = _run("shards", write_shard, parts, tell, plan, robust, str(release), shell)
     for name, sketch in manifest["sketches"].items():
         if name in shell.ranges:
-            sketch["histogram"] = np.sum([found[name] for found in histograms], axis=0).tolist()
+            sketch["histogram"] = np.sum([found[name] for found, _ in histograms], axis=0).tolist()
+    manifest["label_bias"] = {
+        key: label_bias([known[key] for _, known in histograms], bin_edges(shell.ranges[key.split(":")[1]]))
+        for key in histograms[0][1]
+    }
     if job.recipe.whole:
         _run("whole", write_whole, sources, tell, job.survey, str(release), str(work))
     rejected = [plan.file(record["part"], "rejected.arrow") for record in records]
@@ -286,6 +315,7 @@ def _root(manifest: Mapping[str, Any]) -> dict[str, str]:
         "flags": as_json(manifest["flags"]),
         "origins": as_json(manifest["origins"]),
         "read_by": as_json(manifest["read_by"]),
+        "libraries": as_json(manifest["libraries"]),
     }
 
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -174,41 +170,6 @@ def test_equal_input_gives_equal_bytes_on_any_scheduler(collection: Collection, 
 def test_nothing_is_written_over(collection: Collection, released: Path) -> None:
     with pytest.raises(StoreError, match="is there already"):
         write_release(collection, of_objects(), into=released)
-
-
-_WRITE = """
-import sys, dask
-sys.path[:0] = [{tests!r}]
-from release.conftest import of_objects
-from scalable.catalog.collection import open_collection
-from scalable.release.write import write_release
-with dask.config.set(scheduler="synchronous"):
-    write_release(open_collection({store!r}), of_objects(), into={into!r}, on_done=lambda *at: print(*at, flush=True))
-"""
-
-
-@pytest.mark.parametrize(
-    "moment", [pytest.param("select 2", marks=pytest.mark.long), pytest.param("headers 3", marks=pytest.mark.long), "shards 2"]
-)
-def test_a_killed_release_is_not_there_and_a_rerun_gives_the_same_bytes(
-    collection: Collection, released: Path, tmp_path: Path, moment: str
-) -> None:
-    into = tmp_path / "killed"
-    code = _WRITE.format(tests=str(Path(__file__).parents[1]), store=str(collection.path), into=str(into))
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(moment):
-                os.kill(process.pid, signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
-    assert not into.exists()
-    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / ".building-killed" / "parts").iterdir()}
-    with dask.config.set(scheduler="threads"):
-        write_release(collection, of_objects(), into=into)
-    assert len(parts) > 2
-    assert digest(into) == digest(released)
-    assert not (tmp_path / ".building-killed").exists()
 
 
 def test_a_release_of_a_release_says_what_changed(collection: Collection, released: Path, tmp_path: Path) -> None:
