@@ -164,7 +164,7 @@ class Release:
         for shard in rng.permutation(len(self.manifest["shards"])).tolist():
             entry = self.manifest["shards"][shard]
             with h5py.File(self.path / entry["path"], "r") as file:
-                step = _block_rows(file, columns)
+                step = block_rows(file, columns)
                 for first in (rng.permutation(-(-entry["rows"] // step)) * step).tolist():
                     order = np.random.default_rng(rng.integers(1 << 62))
                     number += 1
@@ -294,7 +294,7 @@ def _part(split: str | None) -> Part | None:
     return None if split is None else Part[split.upper()]
 
 
-def _block_rows(file: h5py.File, columns: Sequence[str]) -> int:
+def block_rows(file: h5py.File, columns: Sequence[str]) -> int:
     """Return how many rows are read at once: whole chunks of the columns, so that none is unpacked twice."""
     sizes = [file[name].dtype.itemsize * math.prod(file[name].shape[1:]) for name in columns]
     chunk = min([BLOCK_ROWS, *(file[name].chunks[0] for name in columns if file[name].chunks)])

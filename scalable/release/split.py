@@ -16,7 +16,8 @@ from scalable.sky.healpix import SIDE_ARCSEC, to_pixels, unit_vectors
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_DIRECTIONS = 24
+_DIRECTIONS, _ROWS = 24, 1 << 14
+"""Points looked up around a row, and rows looked at together: some 20 MB of points."""
 
 
 class Part(IntEnum):
@@ -84,7 +85,9 @@ def split_rows(split: Split, ids: Ints, ra: Floats, dec: Floats) -> tuple[NDArra
     unique, where = np.unique(cells, return_inverse=True)
     folds = np.array([int(_share(f"{split.salt}:fold:{split.order}:{c}") * split.folds) for c in unique.tolist()], np.int8)[where]
     if not split.random:
-        parts[_near_others(split, parts, ra, dec)] = Part.GUARD
+        for first in range(0, len(ids), _ROWS):
+            some = slice(first, first + _ROWS)
+            parts[some][_near_others(split, parts[some], ra[some], dec[some])] = Part.GUARD
     return parts, folds
 
 
@@ -98,12 +101,11 @@ def _near_others(split: Split, parts: NDArray[np.int8], ra: Floats, dec: Floats)
     centre = unit_vectors(ra, dec)
     east = np.column_stack([-np.sin(np.deg2rad(ra)), np.cos(np.deg2rad(ra)), np.zeros(len(ra))])
     north = np.cross(centre, east)
-    cells = []
-    for angle in np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS):
-        point = np.cos(radius) * centre + np.sin(radius) * (np.cos(angle) * east + np.sin(angle) * north)
-        point_dec = np.rad2deg(np.arctan2(point[:, 2], np.hypot(point[:, 0], point[:, 1])))
-        cells.append(to_pixels(np.rad2deg(np.arctan2(point[:, 1], point[:, 0])) % 360, point_dec, split.order))
-    dealt = deal(split, np.concatenate(cells)).reshape(_DIRECTIONS, -1)
+    angles = (np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS))[:, None, None]
+    points = np.cos(radius) * centre + np.sin(radius) * (np.cos(angles) * east + np.sin(angles) * north)
+    x, y, z = points.reshape(-1, 3).T
+    cells = to_pixels(np.rad2deg(np.arctan2(y, x)) % 360, np.rad2deg(np.arctan2(z, np.hypot(x, y))), split.order)
+    dealt = deal(split, cells).reshape(_DIRECTIONS, -1)
     return np.any(dealt != parts, axis=0)
 
 

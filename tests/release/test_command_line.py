@@ -25,8 +25,18 @@ def scalable(*arguments: str | Path) -> Result:
 
 def test_release_verify_diff_and_to_fits(collection: Collection, sources: Path, released: Path, tmp_path: Path) -> None:
     store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
+    planned = scalable("release", store, recipe, "--into", tmp_path / "r", "--dry-run", "--json")
+    plan = json.loads(planned.output)
+    books = read_json(released / "release.json")["accounting"]
+    assert (plan["rows_in"], plan["sources"]) == (books["in"], collection.accounting["files"])
+    assert not (tmp_path / "r").exists()
+    shown = scalable("release", store, recipe, "--into", tmp_path / "r", "--dry-run").output
+    assert f"{books['in']:,} rows in, 2 rules (seen_twice, Ks_Mag1 in bounds)" in shown
     made = scalable("release", store, recipe, "--into", tmp_path / "r", "--parent", released, "--scheduler", "threads")
     assert made.exit_code == 0, made.output
+    for stage in ("select", "digest", "headers", "shards"):
+        assert f"{stage}: " in made.output
+    assert f'scalable.open_release("{tmp_path / "r"}").pandas()' in made.output
     assert "version 1.0.1" in made.output
     assert "0 rows; of a random split" in made.output
     again = scalable("release", store, recipe, "--into", tmp_path / "r", "--scheduler", "threads")
@@ -47,16 +57,33 @@ def test_release_verify_diff_and_to_fits(collection: Collection, sources: Path, 
     assert scalable("verify", tmp_path / "r", "--level", "4").exit_code == 2
 
 
+def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in (sys.executable, JOB, *arguments)], capture_output=True, text=True)
+
+
 @pytest.mark.long
 def test_the_job_releases_verifies_and_reports(collection: Collection, sources: Path, tmp_path: Path) -> None:
     store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
-    command = [sys.executable, JOB, store, recipe, "--out", tmp_path / "r", "--workers", "2"]
-    command += ["--level", "3", "--sources", sources]
+    command = (store, recipe, "--out", tmp_path / "r", "--workers", "2", "--level", "3", "--sources", sources)
     for words in (", verified:", " (there already), version"):
-        found = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        found = job(*command)
         assert found.returncode == 0, found.stderr
         assert words in found.stdout
+        assert "shards: " in found.stderr or "there already" in found.stdout
     report = read_json(tmp_path / "r.json")
     assert report["skipped"]
     books = report["accounting"]
     assert books["in"] == books["released"] + books["rejected"]
+    assert report["loader"]["rows_per_second"] > 0
+
+
+def test_the_job_plans_and_says_what_is_wrong_without_a_traceback(collection: Collection, tmp_path: Path) -> None:
+    store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
+    planned = job(store, recipe, "--out", tmp_path / "r", "--dry-run")
+    assert json.loads(planned.stdout)["rows_in"] == collection.accounting["objects"]
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "bad.yaml").write_text("release: x\n")
+    wrong = job(store, tmp_path / "bad.yaml", "--out", tmp_path / "r", "--dry-run")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith(f"error: {tmp_path / 'bad.yaml'}: title: Field required")
+    assert "Traceback" not in wrong.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,7 +17,7 @@ from scalable.errors import ColumnError, StoreError
 from scalable.io.runs import read_json
 from scalable.release.exchange import diff_releases, to_fits
 from scalable.release.manifest import write_sums
-from scalable.release.read import open_release
+from scalable.release.read import BLOCK_BYTES, block_rows, open_release
 from scalable.testing import no_compute
 
 
@@ -71,12 +73,38 @@ def test_blocks_are_shuffled_by_the_seed_and_workers_share_the_rows(released: Pa
     assert all(len(share) for share in shares)
 
 
+def test_blocks_are_whole_chunks_and_small_enough(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("a", (20_000,), "f8", chunks=(8192,))
+        file.create_dataset("image", (20_000, 5, 64, 64), "f4", chunks=(12, 5, 64, 64))
+        assert block_rows(file, ["a"]) == 8192
+        n = block_rows(file, ["a", "image"])
+        assert n % 12 == 0
+        assert n * (8 + 5 * 64 * 64 * 4) <= BLOCK_BYTES
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pytorch_reads_every_row_once(released: Path, workers: int) -> None:
     data = pytest.importorskip("torch.utils.data")
     rows = open_release(released).torch(["object_id", "J_Mag1"], split="train", seed=3)
     found = [int(row["object_id"]) for row in data.DataLoader(rows, batch_size=None, num_workers=workers)]
     assert sorted(found) == sorted(open_release(released).numpy(["object_id"], split="train")["object_id"].tolist())
+
+
+def test_pytorch_shuffles_anew_every_epoch_and_survives_a_pickle(released: Path) -> None:
+    pytest.importorskip("torch")
+    rows = open_release(released).torch(["object_id"], seed=3)
+
+    def order(some: Any) -> list[int]:
+        return [int(row["object_id"]) for row in some]
+
+    first = order(rows)
+    assert order(rows) == first
+    assert order(pickle.loads(pickle.dumps(rows))) == first
+    rows.set_epoch(1)
+    assert order(rows) != first
+    assert sorted(order(rows)) == sorted(first)
+    assert order(pickle.loads(pickle.dumps(rows))) == order(rows)
 
 
 def test_tensorflow_reads_every_row_once(released: Path) -> None:
@@ -104,6 +132,19 @@ def test_hugging_face_loads_shards(released: Path, tmp_path: Path) -> None:
     shards = [str(released / shard["path"]) for shard in read_json(released / "release.json")["shards"]]
     loaded = datasets.load_dataset("hdf5", data_files=shards, split="train", cache_dir=str(tmp_path))
     assert sorted(loaded["object_id"]) == sorted(open_release(released).numpy(["object_id"])["object_id"].tolist())
+
+
+def test_all_root_datasets_of_a_shard_are_of_one_length_as_hugging_face_wants(released: Path) -> None:
+    for shard in read_json(released / "release.json")["shards"]:
+        with h5py.File(released / shard["path"]) as file:
+            assert all(isinstance(dataset, h5py.Dataset) for dataset in file.values())
+            assert {dataset.shape[0] for dataset in file.values()} == {shard["rows"]}
+
+
+def test_the_readers_that_a_release_names_are_those_that_open_it_here(released: Path) -> None:
+    tests = Path(__file__).read_text()
+    for reader in read_json(released / "release.json")["read_by"]:
+        assert f"import {reader}" in tests or f'importorskip("{reader}' in tests, reader
 
 
 def test_opening_reads_nothing_but_the_manifest(released: Path) -> None:
