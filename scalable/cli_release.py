@@ -34,6 +34,7 @@ def register(
     @click.argument("recipe", type=_folder)
     @click.option("--into", type=_folder, required=True, help="Folder to make.")
     @click.option("--parent", type=_folder, help="The release that this one follows: it decides the version.")
+    @click.option("--cube", type=_folder, help="Cutouts of the objects, for a recipe with images.")
     @click.option("--dry-run", is_flag=True, help="Check store and recipe, say what would be released; write nothing.")
     @click.option("--json", "as_json", is_flag=True, help="For machines.")
     @with_scheduler
@@ -42,6 +43,7 @@ def register(
         recipe: Path,
         into: Path,
         parent: Path | None,
+        cube: Path | None,
         dry_run: bool,
         as_json: bool,
         scheduler: str | None,
@@ -50,11 +52,11 @@ def register(
         """Write an HDF5 data set of STORE that can prove itself, as RECIPE says."""
         opened = scalable.open_recipe(recipe)
         if dry_run:
-            _show_plan(scalable.plan_release(scalable.open_collection(store), opened, parent=parent), as_json)
+            _show_plan(scalable.plan_release(scalable.open_collection(store), opened, parent=parent, cube=cube), as_json)
             return
         with connected(scheduler, workers), display() as tell:
             scalable.write_release(
-                scalable.open_collection(store), opened, into=into, parent=parent, on_done=lambda *at: tell(*at, 0)
+                scalable.open_collection(store), opened, into=into, parent=parent, cube=cube, on_done=lambda *at: tell(*at, 0)
             )
         found = scalable.open_release(into)
         facts = {key: found.manifest[key] for key in ("version", "accounting", "split", "content")}
@@ -119,7 +121,7 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         return
     rules = f"{len(plan['rules'])} rules ({', '.join(plan['rules'])})" if plan["rules"] else "no rule"
     out.print(f"{plan['rows_in']:,} rows in, {rules}; at most {plan['shards']} shards", markup=False, soft_wrap=True)
-    for name in ("columns", "light_curves"):
+    for name in ("columns", "light_curves", "images"):
         if plan[name]:
             out.print(f"{name.replace('_', ' ')}: {', '.join(plan[name])}", markup=False, soft_wrap=True)
     out.print(f"{plan['decoded_bytes'] / 1e6:,.1f} MB before compression; headers of {plan['sources']:,} source files")

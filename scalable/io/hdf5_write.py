@@ -47,7 +47,7 @@ def new_file(path: Path) -> Iterator[h5py.File]:
 def write_dataset(group: h5py.Group, name: str, dataset: Dataset) -> None:
     """Write an array compressed, with a checksum for each chunk; an empty one, or text, without."""
     values = dataset.values
-    if values.dtype.kind in "OU":
+    if values.dtype.kind in "OUT":
         made = group.create_dataset(name, data=values.astype(object), dtype=TEXT)
     elif values.size == 0 or values.ndim == 0:
         made = group.create_dataset(name, data=values)
@@ -95,3 +95,24 @@ class Growing:
             dataset.resize(dataset.shape[0] + len(values), axis=0)
             if len(values):
                 dataset[-len(values) :] = values
+
+
+class Chunked:
+    """A dataset that is filled block by block, each block beginning at a row that no block before it reached."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+
+    def write(self, first: int, values: NDArray[Any]) -> None:
+        """Write rows from ``first`` on."""
+        self._dataset[first : first + len(values)] = values
+
+
+def create_chunked(
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], chunks: tuple[int, ...]
+) -> Chunked:
+    """Add a dataset that is compressed, with a checksum for each chunk."""
+    made = group.create_dataset(
+        name, shape, dtype=dtype, chunks=chunks, compression="gzip", compression_opts=LEVEL, shuffle=True, fletcher32=True
+    )
+    return Chunked(made)

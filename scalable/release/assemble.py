@@ -16,7 +16,7 @@ from scalable.errors import InputError
 from scalable.kernels.partition import boundaries
 from scalable.release.recipe import Recipe
 from scalable.release.rows import Feature
-from scalable.release.select import Cuts, own_flags
+from scalable.release.select import Cuts, holds, own_flags
 from scalable.release.split import Part, split_rows
 from scalable.schema import State
 
@@ -115,6 +115,8 @@ def assemble(
             states = states_of(table, feature, null, values)
             arrays[f"{feature.column.name}_state"] = states
             arrays["origin"][states == State.IMPUTED] = 1
+    if cuts.simulated is not None:
+        arrays["origin"][holds(table, cuts.simulated)] = 2
     arrays |= {"outlier_distance": distance, "outlier_class": np.where(far, worst + 1, 0).astype(np.uint8)}
     arrays |= {name: keys[name] for name in ("source_id", "source_row")}
     if "lc_count" in keys:

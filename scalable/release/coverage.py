@@ -64,8 +64,10 @@ def depths(complete: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, str]:
     return found
 
 
-def seen_cells(rows: Arrays, released: Sequence[Feature], bands: Sequence[str], labels: Sequence[str]) -> dict[str, list[int]]:
-    """Return the pixels of order `FOOTPRINT_ORDER` of all rows, and of those with something in a band, a light curve, a label."""
+def seen_cells(
+    rows: Arrays, released: Sequence[Feature], bands: Sequence[str], labels: Sequence[str], more: Mapping[str, Any]
+) -> dict[str, list[int]]:
+    """Return the pixels of order `FOOTPRINT_ORDER` of all rows, and of those with a band, a light curve, a label, an image."""
     cells = to_pixels(rows["ra"], rows["dec"], FOOTPRINT_ORDER)
     masks = {"rows": np.ones(len(cells), np.bool_)}
     for band in bands:
@@ -78,6 +80,8 @@ def seen_cells(rows: Arrays, released: Sequence[Feature], bands: Sequence[str], 
                 masks[f"band {band}"] = np.any(has, axis=0)
     if "lc_count" in rows:
         masks["light curves"] = rows["lc_count"] > 0
+    if more:
+        masks["images"] = more["shown"]
     for name in labels:
         masks[f"label {name}"] = rows.get(f"{name}_state", np.zeros(len(cells), np.uint8)) == State.MEASURED
     return {name: np.unique(cells[mask]).tolist() for name, mask in masks.items()}

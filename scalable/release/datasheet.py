@@ -112,7 +112,11 @@ def _errors(m: Mapping[str, Any]) -> str:
     if robust["columns"]:
         columns = ", ".join(robust["columns"])
         text = f"{far} rows further than {robust['threshold']} half widths in {columns} are flagged and weighted down"
-    return "; ".join([*erroneous, text])
+    bare = [c["name"] for c in m["columns"] if c["role"] in ("flux", "mag") and not c["error"]]
+    without = (
+        f"without a column of errors: {', '.join(bare)}" if bare else "every flux and magnitude names the column of its errors"
+    )
+    return "; ".join([*erroneous, text, without])
 
 
 def _selection(m: Mapping[str, Any]) -> str:

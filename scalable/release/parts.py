@@ -31,6 +31,7 @@ from scalable.release.assemble import (
     row_digests,
 )
 from scalable.release.coverage import magnitude_counts, magnitudes, seen_cells
+from scalable.release.images import CubeImages, digest_images, write_images
 from scalable.release.loss import error_of, labelled_histogram
 from scalable.release.recipe import Recipe
 from scalable.release.rows import LIGHT_CURVE_KEYS, Feature
@@ -67,6 +68,7 @@ class Plan:
     recipe: Recipe
     cuts: Cuts
     bands: tuple[str, ...]
+    images: CubeImages | None = None
 
     @property
     def of_objects(self) -> bool:
@@ -168,7 +170,11 @@ def arrays_of(part: str, plan: Plan, robust: Robust) -> tuple[Arrays, Arrays]:
 def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
     """Digest every row of a part, leave its piece of the index, and return what is known of its columns."""
     rows, curves = arrays_of(part, plan, robust)
-    digests = digest_rows(rows, curves)
+    images: NDArray[np.uint8] | None = None
+    shown: dict[str, Any] = {}
+    if plan.images is not None:
+        images, shown = digest_images(plan.images.blocks(rows["object_id"]))
+    digests = digest_rows(rows, curves, images)
     n = len(digests)
     index = {name: rows[name] for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row")}
     columns = {name: pa.array(values) for name, values in index.items()}
@@ -188,13 +194,14 @@ def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
     return {"part": part, "rows": n, "digest": hashlib.sha256(digests.tobytes()).hexdigest(), "columns": facts,
             "flags": {bit: count for bit, count in flags.items() if count},
             "origin": np.bincount(rows["origin"], minlength=3).tolist(),
-            "cells": seen_cells(rows, plan.released, plan.bands, [label.column for label in plan.recipe.labels])}  # fmt: skip
+            "images": {"shown": int(np.count_nonzero(shown["shown"])), "pixels": shown["pixels"]} if shown else {},
+            "cells": seen_cells(rows, plan.released, plan.bands, [one.column for one in plan.recipe.labels], shown)}  # fmt: skip
 
 
-def digest_rows(rows: Arrays, curves: Arrays) -> NDArray[np.uint8]:
-    """Return the digest of every row, that of its light curve included."""
+def digest_rows(rows: Arrays, curves: Arrays, images: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Return the digest of every row, those of its light curve and of its images included."""
     more = [group_digests(row_digests(curves), rows["lc_count"])] if curves else []
-    return row_digests(rows, more)
+    return row_digests(rows, more if images is None else [*more, images])
 
 
 def facts_of(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, Any]:
@@ -231,7 +238,7 @@ def write_shard(part: str, plan: Plan, robust: Robust, release: str, shell: Shel
         if curves:
             _write(folder / light_curve_path(part), curves, shell.curve_attributes, shell.root)
         # The shard comes last: it says that the light curves are whole.
-        _write(folder / shard_path(part), rows, shell.attributes, shell.root)
+        _write(folder / shard_path(part), rows, shell.attributes, shell.root, plan.images)
     found = {}
     for name, (low, high) in shell.ranges.items():
         arrays = rows if name in rows else curves
@@ -259,11 +266,19 @@ def bias_columns(plan: Plan) -> list[str]:
     return list(far.columns) if far else [f.column.name for f in magnitudes(plan.released)]
 
 
-def _write(path: Path, arrays: Arrays, attributes: Mapping[str, Mapping[str, str]], root: Mapping[str, str]) -> None:
+def _write(
+    path: Path,
+    arrays: Arrays,
+    attributes: Mapping[str, Mapping[str, str]],
+    root: Mapping[str, str],
+    images: CubeImages | None = None,
+) -> None:
     with new_file(path) as file:
         write_attributes(file, root)
         for name, values in arrays.items():
             write_dataset(file, name, Dataset(values, attributes.get(name, {})))
+        if images is not None:
+            write_images(file, images, arrays["object_id"], attributes)
 
 
 def pixel_of(part: str) -> Pixel:

@@ -19,6 +19,7 @@ from scalable.catalog.collection import Collection
 from scalable.io.fits_header import parse_header
 from scalable.io.hdf5_write import TEXT, Dataset, Growing, new_file, write_dataset
 from scalable.io.runs import read_arrow
+from scalable.release.images import CubeImages, write_cube_tables
 from scalable.release.parts import as_json
 from scalable.release.select import REJECTED
 from scalable.release.sources import SourceFile, header_arrays
@@ -41,6 +42,8 @@ class Provenance:
     collection: Collection
     rejected: tuple[Path, ...]
     manifest: Mapping[str, Any]
+    images: CubeImages | None = None
+    first_image: int = 0
 
 
 def write_provenance(path: Path, books: Provenance) -> dict[str, Any]:
@@ -53,6 +56,8 @@ def write_provenance(path: Path, books: Provenance) -> dict[str, Any]:
         for name, texts in keywords.columns().items():
             write_dataset(group, name, Dataset(np.array(texts, dtype=object)))
         listed = _write_rejected(file.create_group("rejected"), books)
+        if books.images is not None:
+            write_cube_tables(file.create_group("cube"), books.images, books.first_image)
         for name in ("query", "steps", "sketches", "outliers", "selection"):
             write_dataset(file, name, Dataset(np.array([as_json(books.manifest[name])], dtype=object)))
     accounting = {**books.manifest["accounting"], "rejected": listed}
@@ -60,9 +65,12 @@ def write_provenance(path: Path, books: Provenance) -> dict[str, Any]:
     return {"sources": facts, "accounting": accounting, "limits": limits.found()}
 
 
+SOURCE_COLUMNS = ("source_id", "uri", "sha256", "size", "kind")
+
+
 def sources_digest(columns: Mapping[str, list[Any]]) -> str:
     """Return one digest of the table of sources."""
-    return hashlib.sha256(as_json({name: columns[name] for name in ("source_id", "uri", "sha256", "size")}).encode()).hexdigest()
+    return hashlib.sha256(as_json({name: columns[name] for name in SOURCE_COLUMNS}).encode()).hexdigest()
 
 
 def _write_sources(group: h5py.Group, sources: tuple[SourceFile, ...]) -> str:
@@ -71,9 +79,10 @@ def _write_sources(group: h5py.Group, sources: tuple[SourceFile, ...]) -> str:
         "uri": [s.uri for s in sources],
         "sha256": [s.sha256 for s in sources],
         "size": [s.size_bytes for s in sources],
+        "kind": [s.kind for s in sources],
     }
     for name, values in columns.items():
-        dtype = np.dtype(object) if name in ("uri", "sha256") else np.dtype(np.int64)
+        dtype = np.dtype(object) if name in ("uri", "sha256", "kind") else np.dtype(np.int64)
         write_dataset(group, name, Dataset(np.array(values, dtype=dtype)))
     return sources_digest(columns)
 

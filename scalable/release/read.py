@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from scalable.io.hdf5_write import CHUNK_ROWS
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
+from scalable.release.images import cube_of
 from scalable.release.manifest import read_manifest
 from scalable.release.select import holds
 from scalable.release.split import Part
@@ -73,7 +75,7 @@ class Release:
         Parameters
         ----------
         columns : sequence of str, optional
-            Datasets to read; by default all.
+            Datasets to read; by default all but pixels.
         split : str, optional
             ``train``, ``validation``, ``test`` or ``guard``; by default all rows.
         """
@@ -92,16 +94,41 @@ class Release:
 
     def xarray(self) -> xr.Dataset:
         """Return all shards as one xarray dataset along ``object``, with units; values are read as they are used."""
-        about = {column["name"]: column for column in self.manifest["columns"]}
-        pieces = []
-        for shard in self.manifest["shards"]:
-            one = xr.open_dataset(self.path / shard["path"], engine="h5netcdf", phony_dims="access", chunks={})
-            pieces.append(one.rename_dims({str(one["object_id"].dims[0]): "object"}))
-        found = xr.concat(pieces, "object", combine_attrs="override")
-        for name in found.variables:
-            if name in about:
-                found[name].attrs["units"] = about[str(name)]["unit"]
-        return found
+        about = {column["name"]: column for column in self.manifest["columns"] if column["in"] != "light_curves"}
+        shards = self.manifest["shards"]
+        variables = {}
+        with h5py.File(self.path / shards[0]["path"], "r") as file:
+            for name, dataset in file.items():
+                text = h5py.check_string_dtype(dataset.dtype) is not None
+                dtype, shape = np.dtype(object) if text else dataset.dtype, dataset.shape[1:]
+                step = block_rows(file, [name])
+                pieces = []
+                for shard in shards:
+                    place = OnDisk(str(self.path / shard["path"]), name, (shard["rows"], *shape), dtype)
+                    known = f"{shard['digest']}-{name}"
+                    pieces.append(
+                        da.from_array(place, chunks=(step, *shape), name=known, meta=np.zeros((0,) * place.ndim, dtype))
+                    )
+                column = about.get(name, {})
+                dims = column.get("dims") or ["object", *(f"{name}_{axis}" for axis in range(1, len(shape) + 1))]
+                variables[name] = (dims, da.concatenate(pieces), {"units": column["unit"]} if column else {})
+        return xr.Dataset(variables, attrs={"title": self.manifest["title"], "version": self.version})
+
+    def cube(self) -> xr.Dataset:
+        """Return the images as a cube, as `open_cube` gives one: `cutout_wcs` and `raw_headers` work on it.
+
+        Raises
+        ------
+        StoreError
+            If the release has no images.
+        """
+        if not self.manifest["images"]:
+            raise StoreError(f"{self.path}: holds no images")
+        lazy = self.xarray()
+        names = [column["name"] for column in self.manifest["columns"] if column["in"] == "images"]
+        pixels = {"object_id": lazy["object_id"].values}
+        pixels |= {name: lazy[name].data if lazy[name].dims[-1] == "x" else lazy[name].values for name in names}
+        return cube_of(self.path, self.manifest, pixels)
 
     def light_curve(self, object_id: int) -> dict[str, NDArray[Any]]:
         """Return the detections of one object.
@@ -196,7 +223,10 @@ class Release:
     def _read(self, shard: str, columns: Sequence[str] | None, split: str | None) -> dict[str, NDArray[Any]]:
         self._check(columns)
         with h5py.File(self.path / shard, "r") as file:
-            return self._rows(file, columns if columns is not None else list(file), _part(split), slice(None))
+            if columns is None:
+                pixels = {column["name"] for column in self.manifest["columns"] if "y" in column.get("dims", ())}
+                columns = [name for name in file if name not in pixels]
+            return self._rows(file, columns, _part(split), slice(None))
 
     def _rows(self, file: h5py.File, columns: Sequence[str], part: Part | None, rows: slice) -> dict[str, NDArray[Any]]:
         """Return rows of a shard, those that a split and the quality cuts leave."""
@@ -261,6 +291,26 @@ def open_release(path: str | Path, *, quality: str = "") -> Release:
     return Release(folder, read_manifest(folder), quality)
 
 
+@dataclass(frozen=True)
+class OnDisk:
+    """A dataset of a shard as an array whose file is opened for each piece that is read."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read a piece."""
+        with h5py.File(self.path, "r") as file:
+            return _values(file[self.name], key)
+
+
 def torch_dataset(release: Release, columns: tuple[str, ...], split: str | None, seed: int, epoch: int = 0) -> Any:
     """Return the dataset of `Release.torch`; its class is made here, for its base may not be installed."""
     torch = require("torch.utils.data", "torch")
@@ -301,7 +351,7 @@ def block_rows(file: h5py.File, columns: Sequence[str]) -> int:
     return max(chunk, min(BLOCK_ROWS, BLOCK_BYTES // max(1, sum(sizes))) // chunk * chunk)
 
 
-def _values(dataset: h5py.Dataset, rows: slice) -> NDArray[Any]:
+def _values(dataset: h5py.Dataset, rows: Any) -> NDArray[Any]:
     text = h5py.check_string_dtype(dataset.dtype) is not None
     values: NDArray[Any] = (dataset.asstr() if text else dataset)[rows]
     return values

@@ -157,10 +157,12 @@ class Recipe(Part):
     join: Join | None = None
     statistics: Statistics | None = None
     light_curves: tuple[str, ...] = Field((), description="columns of detections for the light curves of objects")
+    images: bool = Field(False, description="release the cutouts of a cube beside the objects")
     select: tuple[Predicate, ...] = ()
     flags: tuple[Flag, ...] = ()
     outliers: Outliers = Outliers()
     labels: tuple[Label, ...] = ()
+    simulated: str = Field("", description="SQL condition on rows that were simulated, not observed: their origin says so")
     columns: dict[str, Meaning] = Field(
         default_factory=dict, description="by name or pattern such as *_Mag1; the name itself, then the longest pattern"
     )
@@ -170,10 +172,11 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.rows == "objects" and not (self.join or self.statistics):
-            raise ValueError("rows: objects need columns: give join, statistics or both")
-        if self.rows == "detections" and (self.join or self.statistics or self.light_curves):
-            raise ValueError("rows: detections have neither join, statistics nor light_curves")
+        of_objects = self.join or self.statistics or self.light_curves or self.images
+        if self.rows == "objects" and not of_objects:
+            raise ValueError("rows: objects need something to release: give join, statistics, light_curves or images")
+        if self.rows == "detections" and of_objects:
+            raise ValueError("rows: detections have neither join, statistics, light_curves nor images")
         if len(self.flags) > 30:
             raise ValueError("flags: the mask has room for 30")
         for part, names in (("select", [p.name for p in self.select]), ("flags", [f.name for f in self.flags])):

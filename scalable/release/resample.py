@@ -44,7 +44,7 @@ def listed_sources(folder: Path) -> list[SourceFile]:
     with h5py.File(folder / names.PROVENANCE, "r") as file:
         group = file["sources"]
         columns = (group["source_id"][()].tolist(), group["uri"].asstr()[()].tolist(), group["sha256"].asstr()[()].tolist(),
-                   group["size"][()].tolist())  # fmt: skip
+                   group["size"][()].tolist(), group["kind"].asstr()[()].tolist())  # fmt: skip
     return [SourceFile(*row) for row in zip(*columns, strict=True)]
 
 
@@ -79,7 +79,7 @@ def check_headers(folder: Path, survey: Survey) -> Found:
     stored = stored_headers(folder)
     for source in listed_sources(folder):
         try:
-            there = headers_of(survey.confined(source.uri), source.source_id, survey, "")["raw"]
+            there = headers_of(source, survey, "")["raw"]
         except (ScalableError, OSError) as error:
             yield f"{names.PROVENANCE}: headers: {source.uri}", str(error)
             continue
@@ -98,16 +98,20 @@ def _first_card(kept: bytes, read: bytes) -> str:
     return f"card {here.decode('latin-1').strip()!r} is {there.decode('latin-1').strip()!r} in the source"
 
 
+def sampled(folder: Path, samples: int) -> pa.Table:
+    """Return the entries of the index with the smallest digests: as good as drawn by lot, and the same for everybody."""
+    index = read_leaf(folder / names.INDEX)
+    digests = np.frombuffer(b"".join(row[:8] for row in index["row_digest"].to_pylist()), ">u8")
+    return index.take(pa.array(np.sort(np.argsort(digests, kind="stable")[:samples])))
+
+
 def check_samples(folder: Path, survey: Survey, samples: int) -> Found:
     """Yield sampled rows, each with the columns that do not come out of the source's bytes as they are released."""
     manifest = read_manifest(folder)
     recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
     again = _Again(survey, recipe, manifest)
     yield from again.columns(manifest["columns"])
-    index = read_leaf(folder / names.INDEX)
-    # The smallest digests: as good as drawn by lot, and the same for everybody.
-    digests = np.frombuffer(b"".join(row[:8] for row in index["row_digest"].to_pylist()), ">u8")
-    chosen = index.take(pa.array(np.sort(np.argsort(digests, kind="stable")[:samples])))
+    chosen = sampled(folder, samples)
     for path in dict.fromkeys(chosen["shard"].to_pylist()):
         rows = chosen.filter(pa.array(np.asarray(chosen["shard"].to_pylist()) == path))["row"].to_numpy()
         yield from again.compare(folder, path, rows)
@@ -128,6 +132,7 @@ class _Again:
         self._steps, self._rows_schema = catalog.chain.steps, catalog.schema
         self._released = features(catalog.schema, survey, recipe)
         self._curves = features(curve_schema(detections, recipe), survey, recipe) if recipe.rows == "objects" else ()
+        self._images = {column["name"] for column in manifest["columns"] if column["in"] == "images"}
         self._cuts = parse_cuts(recipe, catalog.schema)
         rule = manifest["outliers"]
         self._robust = Robust(tuple(rule["columns"]), tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"])
@@ -140,7 +145,7 @@ class _Again:
     def columns(self, listed: Sequence[Mapping[str, Any]]) -> Found:
         """Yield every column with what the manifest says of it and survey, recipe and source do not."""
         made = {(entry["in"], entry["name"]): entry for entry in entries(self._released, self._curves)}
-        there = {(entry["in"], entry["name"]): entry for entry in listed}
+        there = {(entry["in"], entry["name"]): entry for entry in listed if entry["in"] != "images"}
         for key in [*made, *(key for key in there if key not in made)]:
             one, other = made.get(key, {}), there.get(key, {})
             wrong = [f"{name} is {other.get(name)!r}, the survey gives {one.get(name)!r}" for name in sorted({*one, *other})
@@ -150,7 +155,7 @@ class _Again:
     def compare(self, folder: Path, path: str, rows: NDArray[np.int64]) -> Found:
         """Yield the given rows of a shard."""
         with h5py.File(folder / path, "r") as file:
-            released = {name: _values(file[name], rows) for name in file}
+            released = {name: _values(file[name], rows) for name in file if name not in self._images}
             counts = released.get("lc_count")
             if counts is None:
                 places = {name: released[name] for name in ("object_id", "source_id", "source_row")}
@@ -238,9 +243,14 @@ def _note(wrong: list[set[str]], owner: NDArray[np.int64], made: Arrays, release
     """Note for every row the columns that differ in any bit."""
     for name, values in made.items():
         there = released[name]
-        same = values == there if values.dtype.kind == "O" else _bits(values) == _bits(there.astype(values.dtype, copy=False))
-        for row in np.unique(owner[~np.asarray(same).reshape(len(values), -1).all(axis=1)]).tolist():
+        for row in np.unique(owner[~same_bits(values, there)]).tolist():
             wrong[row].add(name)
+
+
+def same_bits(values: NDArray[Any], there: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows of two arrays are the same in every bit."""
+    same = values == there if values.dtype.kind == "O" else _bits(values) == _bits(there.astype(values.dtype, copy=False))
+    return np.all(np.asarray(same).reshape(len(values), -1), axis=1)
 
 
 def _bits(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from scalable.catalog.steps import Step
 from scalable.catalog.variability import variability
 from scalable.errors import ColumnError, nearest
 from scalable.io.layout import HEALPIX_COLUMN
+from scalable.kernels.partition import boundaries
 from scalable.kernels.variability import DEFAULT
 from scalable.release.recipe import Meaning, Recipe
 from scalable.schema import Column, Schema, State
@@ -56,6 +57,30 @@ class Together:
         return pa.table(columns)
 
 
+@dataclass(frozen=True)
+class Keys:
+    """Give one row an object, its keys and position alone."""
+
+    name: ClassVar[str] = "objects"
+
+    def parameters(self) -> dict[str, Any]:
+        """Return nothing: there is nothing to choose."""
+        return {}
+
+    def output(self, schema: pa.Schema) -> pa.Schema:
+        """Return the keys."""
+        return pa.schema([schema.field(name) for name in KEYS], schema.metadata)
+
+    def needs(self, wanted: Sequence[str]) -> list[str]:
+        """Return the keys."""
+        return list(KEYS)
+
+    def apply(self, table: pa.Table) -> pa.Table:
+        """Take the first row of every object."""
+        edges = boundaries(table[HEALPIX_COLUMN].to_numpy(), table["object_id"].to_numpy())
+        return table.select(list(KEYS)).take(pa.array(edges[:-1]))
+
+
 def catalog_of(detections: Catalog, recipe: Recipe) -> Catalog:
     """Return the rows of the release before anything is dropped, with keys and position; nothing is computed."""
     if recipe.rows == "detections":
@@ -66,7 +91,7 @@ def catalog_of(detections: Catalog, recipe: Recipe) -> Catalog:
             return detections
         keys = (*KEYS, *LIGHT_CURVE_KEYS)
         return detections.select(*dict.fromkeys([*keys, *recipe.keep]))
-    steps: list[Step] = []
+    steps: list[Step] = [Keys()]
     if recipe.join:
         join = recipe.join
         steps += join_bands(detections, join.bands, values=join.values, pick=join.pick).chain.steps[-1:]

@@ -40,10 +40,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Cuts:
-    """All cuts in order, and the conditions of the release's own flags."""
+    """All cuts in order, the conditions of the release's own flags, and that of simulated rows."""
 
     rules: tuple[Rule, ...]
     flags: tuple[tuple[str, Condition], ...]
+    simulated: Condition | None = None
 
 
 def parse_cuts(recipe: Recipe, schema: pa.Schema) -> Cuts:
@@ -58,7 +59,7 @@ def parse_cuts(recipe: Recipe, schema: pa.Schema) -> Cuts:
         text = f'"{error.column}" IS NULL OR ({" AND ".join(bounds)})'
         rules.append(Rule(f"{error.column} in bounds", "erroneous", parse_condition(text, schema)))
     flags = tuple((flag.name, parse_condition(flag.where, schema)) for flag in recipe.flags)
-    return Cuts(tuple(rules), flags)
+    return Cuts(tuple(rules), flags, parse_condition(recipe.simulated, schema) if recipe.simulated else None)
 
 
 def holds(table: pa.Table, condition: Condition) -> NDArray[np.int64]:

@@ -33,24 +33,30 @@ class SourceFile:
     uri: str
     sha256: str
     size_bytes: int
+    kind: str = "table"
+    """``table``, or ``image`` for what cutouts were taken from, masks and weights too."""
+
+    def is_fits(self, survey: Survey) -> bool:
+        """Return whether it has headers."""
+        return self.kind == "image" or survey.files.format == "fits"
 
 
 def read_headers(source: SourceFile, survey: Survey, work: str) -> str:
     """Leave the raw headers of a FITS file in a file of its own and return its path; nothing where it is no FITS file."""
     path = Path(work) / "headers" / f"{source.source_id}.arrow"
     if not path.exists():
-        write_arrow(pa.table(headers_of(survey.confined(source.uri), source.source_id, survey, work), schema=HEADERS), path)
+        write_arrow(pa.table(headers_of(source, survey, work), schema=HEADERS), path)
     return str(path)
 
 
-def headers_of(path: str, source_id: int, survey: Survey, work: str) -> dict[str, list[Any]]:
+def headers_of(source: SourceFile, survey: Survey, work: str) -> dict[str, list[Any]]:
     """Return the columns of `HEADERS` for one file."""
     rows: dict[str, list[Any]] = {name: [] for name in HEADERS.names}
-    if survey.files.format != "fits":
+    if not source.is_fits(survey):
         return rows
-    with local_copy(path, Path(work) / "fetched") as here, open_fits(here) as file:
+    with local_copy(survey.confined(source.uri), Path(work) / "fetched") as here, open_fits(here) as file:
         for number, (raw, at) in enumerate(file.walk()):
-            values = (source_id, number, at - len(raw), at, data_bytes(raw), raw)
+            values = (source.source_id, number, at - len(raw), at, data_bytes(raw), raw)
             for name, value in zip(HEADERS.names, values, strict=True):
                 rows[name].append(value)
     return rows

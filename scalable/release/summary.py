@@ -15,6 +15,7 @@ from scalable import __version__
 from scalable.catalog.collection import Collection
 from scalable.release.assemble import ORIGINS, OWN_BITS, Robust
 from scalable.release.coverage import completeness, coverage, depths
+from scalable.release.images import describe_images, image_columns
 from scalable.release.lock import libraries
 from scalable.release.loss import information
 from scalable.release.parts import Plan, as_json, fill_text, light_curve_path, shard_path
@@ -94,8 +95,18 @@ def describe(
         "coverage": coverage([one["cells"] for one in digested]),
         "completeness": complete,
         "depth": depths(complete),
+        "images": _images(plan, digested),
         "information": information(collection, plan.released, plan.light_curves, digested),
     }  # fmt: skip
+
+
+def _images(plan: Plan, digested: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what is known of the images: the cube, objects with and without one, pixels by state."""
+    if plan.images is None:
+        return None
+    rows, shown = sum(one["rows"] for one in digested), sum(one["images"]["shown"] for one in digested)
+    pixels = np.sum([one["images"]["pixels"] for one in digested], axis=0).tolist()
+    return describe_images(plan.images) | {"objects_with_image": shown, "objects_without_image": rows - shown, "pixels": pixels}
 
 
 def _shard(record: Mapping[str, Any], plan: Plan, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -134,7 +145,8 @@ def _accounting(collection: Collection, recipe: Recipe, records: Sequence[Mappin
 
 def column_entries(plan: Plan) -> list[dict[str, Any]]:
     """Return what the manifest says of every dataset of a shard, and of the light curves beside it."""
-    return entries(plan.released, plan.light_curves)
+    more = image_columns(plan.images, plan.recipe) if plan.images is not None else []
+    return [*entries(plan.released, plan.light_curves), *more]
 
 
 def entries(released: Sequence[Feature], light_curves: Sequence[Feature]) -> list[dict[str, Any]]:
@@ -164,11 +176,15 @@ def _entry(feature: Feature, where: str) -> dict[str, Any]:
 
 def dataset_attributes(plan: Plan) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
     """Return the attributes of the datasets of a shard, and of those of its light curves."""
-    return attributes_of(column_entries(plan), "rows"), attributes_of(column_entries(plan), "light_curves")
+    listed = column_entries(plan)
+    return attributes_of(listed, "rows") | attributes_of(listed, "images"), attributes_of(listed, "light_curves")
 
 
 def attributes_of(entries: Sequence[Mapping[str, Any]], where: str) -> dict[str, dict[str, str]]:
-    """Return the attributes of every dataset that a file holds, from what the manifest says of columns."""
+    """Return the attributes of every dataset that a file holds, from what the manifest says of columns.
+
+    Those that a cube gave its variables are kept word for word behind ``cube.``.
+    """
     found = {
         name: {"unit": unit, "ucd": ucd, "description": text, "reason": "key of the release"}
         for name, (unit, ucd, text) in _KEYS.items()
@@ -177,6 +193,8 @@ def attributes_of(entries: Sequence[Mapping[str, Any]], where: str) -> dict[str,
         if entry["in"] == where:
             shown = ("unit", "source_unit", "ucd", "description", "reason", "serves", "obtained", "error", "null_value")
             found[entry["name"]] = {key: entry[key] for key in shown if entry[key]}
+            if where == "images":
+                found[entry["name"]] |= {"dims": " ".join(entry["dims"])} | {f"cube.{k}": v for k, v in entry["cube"].items()}
             if entry["states"]:
                 text = f"Why {entry['name']} holds no value: " + ", ".join(f"{s.value} {s.name.lower()}" for s in State)
                 found[f"{entry['name']}_state"] = {

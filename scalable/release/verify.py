@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,24 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xarray as xr
 
 from scalable.catalog.ingest import ingest
 from scalable.cluster import run_tasks
+from scalable.cube.write import write_cube
 from scalable.errors import ScalableError
+from scalable.io.hdf5_write import text_attributes
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
 from scalable.release.assemble import Arrays
+from scalable.release.images import digest_images, read_blocks, step_of
 from scalable.release.manifest import file_digest, files_below, read_manifest, read_sums
 from scalable.release.parts import digest_rows
-from scalable.release.provenance import headers_digest, sources_digest
+from scalable.release.provenance import SOURCE_COLUMNS, headers_digest, sources_digest
+from scalable.release.read import open_release
 from scalable.release.recipe import parse_recipe
+from scalable.release.recut import check_images
 from scalable.release.resample import check_headers, check_samples, check_sources
 from scalable.release.summary import attributes_of, split_facts
 from scalable.release.version import compare_rows, content_digest
@@ -35,7 +41,7 @@ from scalable.schema import State
 from scalable.survey import open_survey
 
 LEVELS = {1: "checksums", 2: "what it says of itself", 3: "sampled rows from the sources", 4: "full rebuild"}
-_SHOWN = 20
+_SHOWN, _CUBE_OBJECTS = 20, 256
 _OWN_ENTRIES = {"version", "parent", "date", "written_by", "libraries", "content"}
 """What a manifest says of its own making, and its digest of all rows, whose differences are listed row by row."""
 
@@ -120,6 +126,8 @@ def verify_release(path: str | Path, *, level: int = 2, sources: str | Path | No
             found.check(3, "sources", lambda: found.take(3, check_sources(folder, survey[0])))
             found.check(3, "headers", lambda: found.take(3, check_headers(folder, survey[0])))
             found.check(3, "sampled rows", lambda: found.take(3, check_samples(folder, survey[0], samples)))
+            if read_manifest(folder).get("images"):
+                found.check(3, "sampled images", lambda: found.take(3, check_images(folder, survey[0], samples)))
     if level > 3:
         found.check(4, "full rebuild", lambda: _rebuild(folder, root, found))
     return Verification(folder, tuple(found.checked), tuple(found.findings))
@@ -195,10 +203,11 @@ def _difference(there: str, text: str) -> str:
         return f"line {lines[0] if lines else 'count'}: not what the manifest gives"
 
 
-def read_shard(path: Path) -> tuple[Arrays, dict[str, dict[str, str]], dict[str, str]]:
-    """Return all datasets of a file of a release in the order of the format, their attributes, and those of the root."""
+def read_shard(path: Path, skipped: Sequence[str] = ()) -> tuple[Arrays, dict[str, dict[str, str]], dict[str, str]]:
+    """Return the datasets of a file of a release, those skipped excepted, their attributes, and those of the root."""
     with h5py.File(path, "r") as file:
-        arrays = {name: dataset[()] for name, dataset in file.items() if isinstance(dataset, h5py.Dataset)}
+        held = {name: dataset for name, dataset in file.items() if isinstance(dataset, h5py.Dataset) and name not in skipped}
+        arrays = {name: dataset[()] for name, dataset in held.items()}
         texts = {name for name in arrays if h5py.check_string_dtype(file[name].dtype) is not None}
         for name in texts:
             arrays[name] = file[name].asstr()[()]
@@ -229,8 +238,14 @@ def _check_shard(shard: Mapping[str, Any], folder: str, manifest: Mapping[str, A
 
 def _look_into(shard: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -> tuple[list[tuple[str, str]], int]:
     path, problems = shard["path"], list[tuple[str, str]]()
-    rows, attributes, root = read_shard(folder / path)
+    columns = [column for column in manifest["columns"] if column["in"] == "images"]
+    rows, attributes, root = read_shard(folder / path, [column["name"] for column in columns])
     problems += _look_at(path, rows, attributes, manifest, "rows", shard["rows"])
+    images = None
+    if columns:
+        with h5py.File(folder / path, "r") as file:
+            problems += _look_at_images(path, file, columns, shard["rows"])
+            images, _ = digest_images(read_blocks(file, columns, step_of(columns)))
     for key, value in (("version", manifest["version"]), ("license", manifest["license"]), ("title", manifest["title"])):
         if root.get(key) != value:
             problems.append((path, f"attribute {key} of the root is {root.get(key)!r}, the manifest says {value!r}"))
@@ -248,7 +263,9 @@ def _look_into(shard: Mapping[str, Any], folder: Path, manifest: Mapping[str, An
     if len({len(values) for values in rows.values()}) > 1:
         return [*problems, (path, "datasets are of different lengths")], 0
     mine = pq.read_table(folder / names.INDEX, filters=[("shard", "=", path)], page_checksum_verification=True, use_threads=False)
-    digests = digest_rows(order_arrays(rows, manifest, "rows"), order_arrays(curves, manifest, "light_curves") if curves else {})
+    digests = digest_rows(
+        order_arrays(rows, manifest, "rows"), order_arrays(curves, manifest, "light_curves") if curves else {}, images
+    )
     listed = b"".join(mine["row_digest"].to_pylist())
     if len(listed) != digests.size:
         problems.append((path, f"holds {len(digests)} rows, {names.INDEX} lists {mine.num_rows}"))
@@ -308,6 +325,25 @@ def _look_at(
                 yield f"{path}: {name}", f"row {row} is {values[row]} and its state is {states[row]}"
 
 
+def _look_at_images(path: str, file: h5py.File, columns: Sequence[Mapping[str, Any]], rows: int) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with type, shape and attributes of the datasets of images."""
+    wanted = attributes_of(columns, "images")
+    for column in columns:
+        name = column["name"]
+        if name not in file:
+            yield f"{path}: {name}", "is missing"
+            continue
+        if file[name].shape != (rows, *column["shape"]):
+            yield f"{path}: {name}", f"has the shape {file[name].shape}, {names.MANIFEST} says {(rows, *column['shape'])}"
+        there = text_attributes(file[name])
+        for key in sorted({*wanted[name], *there}):
+            if there.get(key) != wanted[name].get(key):
+                yield (
+                    f"{path}: {name}",
+                    f"attribute {key} is {there.get(key)!r}, {names.MANIFEST} says {wanted[name].get(key)!r}",
+                )
+
+
 def _books(folder: Path, found: _Findings) -> int:
     manifest, index = read_manifest(folder), read_leaf(folder / names.INDEX)
     books = manifest["accounting"]
@@ -347,7 +383,7 @@ def _books(folder: Path, found: _Findings) -> int:
 def _provenance(folder: Path, found: _Findings) -> int:
     manifest = read_manifest(folder)
     with h5py.File(folder / names.PROVENANCE, "r") as file:
-        columns = {name: _list(file["sources"][name]) for name in ("source_id", "uri", "sha256", "size")}
+        columns = {name: _list(file["sources"][name]) for name in SOURCE_COLUMNS}
         if sources_digest(columns) != manifest["sources"]["digest"]:
             found.add(2, f"{names.PROVENANCE}: sources", "names, digests or sizes are not those that the manifest digests")
         if len(columns["uri"]) != manifest["sources"]["files"]:
@@ -397,17 +433,33 @@ def _survey(folder: Path, root: Path) -> Any:
             os.environ["SCALABLE_SOURCES"] = before
 
 
+def _with_images(folder: Path) -> xr.Dataset:
+    """Return the cube of a release again, of the objects that it had."""
+    cube = open_release(folder).cube()
+    cube = cube.isel(object=np.flatnonzero(np.isfinite(cube["ra"].values)))
+    return cube.chunk({"object": _CUBE_OBJECTS})
+
+
+def _known(entry: Any) -> Any:
+    """Return an entry of the manifest without what only the cube says that it was made from."""
+    return {key: value for key, value in entry.items() if key != "objects_in_cube"} if isinstance(entry, dict) else entry
+
+
 def _rebuild(folder: Path, root: Path, found: _Findings) -> int:
     """Ingest the sources again, release them again by the same recipe, and compare every row."""
     manifest, index = read_manifest(folder), read_leaf(folder / names.INDEX)
     with tempfile.TemporaryDirectory(prefix="scalable-verify-") as temporary:
         collection = ingest(_survey(folder, root), into=Path(temporary) / "store")
         recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
-        again = write_release(collection, recipe, into=Path(temporary) / "release", fitted=manifest["outliers"])
+        cube = None
+        if manifest["images"]:
+            found.take(4, check_images(folder, _survey(folder, root), index.num_rows))
+            cube = write_cube(_with_images(folder), Path(temporary) / "cube")
+        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, fitted=manifest["outliers"])
         diff = compare_rows(read_leaf(again / names.INDEX), index, manifest["recipe"]["rows"])
         made = read_manifest(again)
     for key in sorted(set(made) - _OWN_ENTRIES):
-        if made[key] != manifest.get(key):
+        if _known(made[key]) != _known(manifest.get(key)):
             found.add(4, f"{names.MANIFEST}: {key}", "made again from the sources, it says something else")
     for kind, text in (
         ("added", "is not in the release"),

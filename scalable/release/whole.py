@@ -29,7 +29,7 @@ def whole_path(source_id: int) -> str:
 def write_whole(source: SourceFile, survey: Survey, release: str, work: str) -> str:
     """Write all HDUs of a FITS file as datasets, in their own types and byte order; skipped if done before."""
     path = Path(release) / whole_path(source.source_id)
-    if survey.files.format != "fits" or path.exists():
+    if not source.is_fits(survey) or path.exists():
         return str(path)
     with local_copy(survey.confined(source.uri), Path(work) / "fetched") as here:
         write_fits_as_hdf5(here, path, {"uri": source.uri, "sha256": source.sha256})

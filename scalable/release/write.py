@@ -19,7 +19,7 @@ from dask.base import tokenize
 
 from scalable.catalog.collection import Collection
 from scalable.cluster import run_tasks
-from scalable.errors import AccountingError, StoreError
+from scalable.errors import AccountingError, StoreError, SurveyError
 from scalable.io.atomic import publish, write_text
 from scalable.io.parquet import read_leaf, write_stream
 from scalable.io.remote import local_place
@@ -29,6 +29,7 @@ from scalable.release import manifest as names
 from scalable.release.assemble import Robust
 from scalable.release.croissant import croissant
 from scalable.release.datasheet import FORMAT_TEXT, datasheet, readme
+from scalable.release.images import CubeImages, check_guard, image_entries, image_sources, images_of
 from scalable.release.lock import code_digest, lock_file
 from scalable.release.loss import label_bias
 from scalable.release.manifest import read_manifest, write_sums
@@ -54,14 +55,15 @@ def write_release(
     *,
     into: str | Path,
     parent: str | Path | None = None,
+    cube: str | Path | None = None,
     fitted: Mapping[str, Any] | None = None,
     on_done: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Write a release of a store; computes, on the scheduler in use.
 
-    A task holds one leaf: at most about eight times the decoded bytes of the largest leaf, and 64 MB. The caller holds the index,
-    about 250 bytes a row. Parts are written beside ``into`` and published by one rename. Killed and called again with the same
-    arguments, it goes on with what is missing, and the files are those of a call that was not disturbed.
+    A task holds one leaf: at most about eight times the decoded bytes of the largest leaf, and 128 MB, whatever the images. The
+    caller holds the index, about 250 bytes a row. Parts are written beside ``into`` and published by one rename. Killed and
+    called again with the same arguments, it goes on with what is missing, and the files are those of an undisturbed call.
 
     Parameters
     ----------
@@ -73,6 +75,9 @@ def write_release(
         Folder to make; must not exist.
     parent : str or Path, optional
         The release that this one follows: its fitted rules are kept, and the version follows from what changed.
+    cube : str or Path, optional
+        Cutouts that `write_cube` wrote of its objects, for a recipe with images. Objects that it does not have are released with
+        pixels that say so.
     fitted : mapping, optional
         The entry ``outliers`` of a manifest, whose rules are kept instead of fitting them; by default that of the parent.
     on_done : callable, optional
@@ -95,7 +100,7 @@ def write_release(
     destination = local_place(into)
     if destination.exists():
         raise StoreError(f"{destination}: is there already; remove it, or give another path")
-    job = _prepare(collection, recipe, parent, fitted)
+    job = _prepare(collection, recipe, parent, fitted, cube)
     with working_on(destination, job.token) as work:
         build(job, work, on_done or (lambda *_: None))
         publish(work / "release", destination)
@@ -103,7 +108,9 @@ def write_release(
     return destination
 
 
-def plan_release(collection: Collection, recipe: Recipe, *, parent: str | Path | None = None) -> dict[str, Any]:
+def plan_release(
+    collection: Collection, recipe: Recipe, *, parent: str | Path | None = None, cube: str | Path | None = None
+) -> dict[str, Any]:
     """Check all that can be checked before the first task, and say what would be released; reads no rows, writes nothing.
 
     Returns
@@ -111,17 +118,19 @@ def plan_release(collection: Collection, recipe: Recipe, *, parent: str | Path |
     dict
         ``rows_in``, ``shards`` (at most), ``columns``, ``light_curves``, ``rules``, ``decoded_bytes`` of all rows, ``sources``.
     """
-    job = _prepare(collection, recipe, parent, None)
+    job = _prepare(collection, recipe, parent, None, cube)
     books, plan = collection.accounting, job.plan
     rows = books["objects"] if plan.of_objects else books["stored"]
     wide, curves = (Schema(tuple(f.column for f in some)).row_bytes for some in (plan.released, plan.light_curves))
+    pixels = sum(one.row_bytes for one in plan.images.variables) if plan.images else 0
     return {
         "rows_in": rows,
         "shards": len(job.parts),
         "columns": [f.column.name for f in plan.released],
         "light_curves": [f.column.name for f in plan.light_curves],
         "rules": [rule.name for rule in plan.cuts.rules],
-        "decoded_bytes": round(rows * wide + (books["stored"] * curves if plan.of_objects else 0)),
+        "images": [one.name for one in plan.images.variables] if plan.images else [],
+        "decoded_bytes": round(rows * (wide + pixels) + (books["stored"] * curves if plan.of_objects else 0)),
         "sources": books["files"] - books["quarantined"],
     }
 
@@ -142,7 +151,8 @@ class Job:
     token: str
 
 
-def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, fitted: Mapping[str, Any] | None) -> Job:
+def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, fitted: Mapping[str, Any] | None,
+             cube: str | Path | None) -> Job:  # fmt: skip
     """Check all that can be checked without data."""
     survey = Survey.model_validate(read_json(collection.path / "survey.json"))
     motives = require_motives(survey, recipe)
@@ -151,18 +161,41 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
     catalog = catalog_of(detections, recipe)
     released = features(catalog.schema, survey, recipe)
     curves = features(curve_schema(detections, recipe), survey, recipe) if recipe.rows == "objects" else ()
-    check_meanings([(f.column, f.meaning) for f in (*released, *curves)])
+    images = _images(recipe, cube)
+    described = [(column, meaning) for column, meaning, _ in image_entries(images, recipe)] if images else []
+    check_meanings([*((f.column, f.meaning) for f in (*released, *curves)), *described])
     plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe,
-                parse_cuts(recipe, catalog.schema), collection.bands)  # fmt: skip
+                parse_cuts(recipe, catalog.schema), collection.bands, images)  # fmt: skip
     folder = local_place(parent) if parent is not None else None
     before = read_manifest(folder) if folder else None
     fitted = fitted or (before["outliers"] if before else None)
     content = before["content"] if before else ""
     token = tokenize(
-        code_digest(), collection.manifest["run_id"], recipe.model_dump_json(), survey.model_dump_json(), content, fitted
+        code_digest(),
+        collection.manifest["run_id"],
+        recipe.model_dump_json(),
+        survey.model_dump_json(),
+        content,
+        fitted,
+        images,
+        local_place(cube).stat().st_mtime_ns if cube is not None else 0,
     )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
     return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
+
+
+def _images(recipe: Recipe, cube: str | Path | None) -> CubeImages | None:
+    """Return the images that a recipe asks for."""
+    if recipe.images != (cube is not None):
+        raise SurveyError(
+            f"{recipe.release}: images: {str(recipe.images).lower()}, and {'a' if cube is not None else 'no'} cube was given; "
+            + ("say images: true in the recipe, or give no cube" if cube is not None else "give the cube that write_cube wrote")
+        )
+    if cube is None:
+        return None
+    images = images_of(local_place(cube))
+    check_guard(images, recipe.split)
+    return images
 
 
 @contextmanager
@@ -214,6 +247,10 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     version = next_version(before["version"], diff) if before and diff else FIRST
     sources = of_observations(job.collection.observations.to_pydict())
     headers = _run("headers", read_headers, sources, tell, job.survey, str(work))
+    first_image = 1 + max(job.collection.observations["observation_id"].to_pylist())
+    if plan.images is not None:
+        more, paths = image_sources(plan.images, first_image, work)
+        sources, headers = (*sources, *more), [*headers, *paths]
     manifest = describe(job.collection, job.survey, job.recipe, job.motives, plan, index, records, digested, robust)
     manifest |= {
         "version": version,
@@ -234,7 +271,7 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     if job.recipe.whole:
         _run("whole", write_whole, sources, tell, job.survey, str(release), str(work))
     rejected = [plan.file(record["part"], "rejected.arrow") for record in records]
-    books = Provenance(sources, tuple(headers), job.collection, tuple(rejected), manifest)
+    books = Provenance(sources, tuple(headers), job.collection, tuple(rejected), manifest, plan.images, first_image)
     manifest |= write_provenance(release / names.PROVENANCE, books)
     _check_books(manifest)
     _write_index(index, release)
