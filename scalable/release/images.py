@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scalable.cube.contract import TABLES, VARIABLES, about_cube, check_cube, open_cube, raw_headers
 from scalable.errors import StoreError, SurveyError
 from scalable.io.fits_header import BLOCK, data_bytes
-from scalable.io.hdf5_write import Dataset, create_chunked, text_attributes, write_attributes, write_dataset
+from scalable.io.hdf5_write import Dataset, create_chunked, text_attributes, write_attributes, write_dataset, write_rows
 from scalable.io.runs import write_arrow
 from scalable.kernels.stack import PixelState
 from scalable.release.assemble import Arrays, row_digests
@@ -254,7 +254,7 @@ def write_images(
         made = create_chunked(file, one.name, (n, *one.shape), np.dtype(one.dtype), chunks)
         step = block_step([one.row_bytes], images.chunk_rows)
         for first in range(0, n, step):
-            made.write(first, images.read(one.source, rows[first : first + step]))
+            write_rows(made, first, images.read(one.source, rows[first : first + step]))
         write_attributes(file[one.name], attributes.get(one.name, {}))
 
 

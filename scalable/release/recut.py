@@ -61,9 +61,12 @@ def _compare(
     order = np.searchsorted(made["object_id"].values, ids[there], sorter=np.argsort(made["object_id"].values))
     order = np.argsort(made["object_id"].values)[order]
     wrong: list[set[str]] = [set() for _ in ids[there]]
+    # What a cube says of a slot without exposure: nothing covers it, and nothing is cut off what was asked for in pixels.
+    asked = about["size_asked"]
+    empty = {"pad_fraction": 1.0, "crop_fraction": np.nan if asked["arcsec"] or asked["column"] else 0.0}
     for column in columns:
         name = column["source"]
-        values = _padded(made[name].values[order], released[name].shape[1:], VARIABLES[name].fill)
+        values = _padded(made[name].values[order], released[name].shape[1:], empty.get(name, VARIABLES[name].fill))
         for n in np.flatnonzero(~same_bits(values, released[name][there])).tolist():
             wrong[n].add(column["name"])
     for row, number, differing in zip(rows[there].tolist(), ids[there].tolist(), wrong, strict=True):

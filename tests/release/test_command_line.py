@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -77,10 +78,17 @@ def test_the_job_releases_verifies_and_reports(collection: Collection, sources: 
     assert report["loader"]["rows_per_second"] > 0
 
 
-def test_the_job_plans_and_says_what_is_wrong_without_a_traceback(collection: Collection, tmp_path: Path) -> None:
+def test_the_job_plans_and_says_what_is_wrong_without_a_traceback(
+    collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("make_release", JOB)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
-    planned = job(store, recipe, "--out", tmp_path / "r", "--dry-run")
-    assert json.loads(planned.stdout)["rows_in"] == collection.accounting["objects"]
+    assert module.main([str(store), str(recipe), "--out", str(tmp_path / "r"), "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows_in"] == collection.accounting["objects"]
     assert not list(tmp_path.iterdir())
     (tmp_path / "bad.yaml").write_text("release: x\n")
     wrong = job(store, tmp_path / "bad.yaml", "--out", tmp_path / "r", "--dry-run")

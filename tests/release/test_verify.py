@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from scalable.io.runs import read_json
+from scalable.release.images import digest_images, read_blocks, step_of
 from scalable.release.manifest import file_digest, write_sums
 from scalable.release.parts import digest_rows
-from scalable.release.provenance import headers_digest, sources_digest
+from scalable.release.provenance import SOURCE_COLUMNS, headers_digest, sources_digest
 from scalable.release.recipe import parse_recipe
 from scalable.release.summary import split_facts
 from scalable.release.verify import Verification, order_arrays, read_shard, verify_release
@@ -173,9 +174,14 @@ def seal(release: Path) -> None:
     index = pq.read_table(release / "index.parquet")
     pieces = []
     for shard in manifest["shards"]:
-        rows, _, _ = read_shard(release / shard["path"])
+        images = [column for column in manifest["columns"] if column["in"] == "images"]
+        rows, _, _ = read_shard(release / shard["path"], [column["name"] for column in images])
         curves, _, _ = read_shard(release / shard["light_curves"])
-        digests = digest_rows(order_arrays(rows, manifest, "rows"), order_arrays(curves, manifest, "light_curves"))
+        pixels = None
+        if images:
+            with h5py.File(release / shard["path"]) as file:
+                pixels, _ = digest_images(read_blocks(file, images, step_of(images)))
+        digests = digest_rows(order_arrays(rows, manifest, "rows"), order_arrays(curves, manifest, "light_curves"), pixels)
         columns = {name: pa.array(rows[name]) for name in index.column_names if name in rows}
         columns |= {"shard": [shard["path"]] * len(digests), "row": np.arange(len(digests))}
         columns["row_digest"] = pa.array([one.tobytes() for one in digests], pa.binary(32))
@@ -184,7 +190,7 @@ def seal(release: Path) -> None:
     index = pa.concat_tables(pieces)
     pq.write_table(index, release / "index.parquet", write_page_checksum=True)
     with h5py.File(release / "provenance.h5") as file:
-        sources = {name: read_list(file["sources"][name]) for name in ("source_id", "uri", "sha256", "size")}
+        sources = {name: read_list(file["sources"][name]) for name in SOURCE_COLUMNS}
         manifest["sources"] |= {"digest": sources_digest(sources), "headers_digest": headers_digest(file["headers"])}
     released = index.num_rows
     manifest["content"] = content_digest(index, "objects")
