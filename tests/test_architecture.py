@@ -31,8 +31,8 @@ FLOORS = {
     "train": 6,
     "report": 7,
     "pipeline": 8,
+    "cli_release": 8,
     "cli": 9,
-    "cli_release": 9,
     "testing": 9,
     "__init__": 9,
 }

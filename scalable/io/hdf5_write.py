@@ -135,7 +135,7 @@ def pack(chunk: NDArray[Any]) -> bytes:
 
 
 @njit(cache=True, nogil=True)
-def _fletcher32(data: NDArray[np.uint8]) -> int:  # pragma: no cover - compiled
+def _fletcher32(data: NDArray[np.uint8]) -> Any:  # pragma: no cover - compiled
     """Return HDF5's checksum of bytes: Fletcher's sums of 16-bit words, big end first."""
     low, high, left = np.uint64(0), np.uint64(0), 0
     for n in range(len(data) // 2):

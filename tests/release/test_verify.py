@@ -268,9 +268,8 @@ def forge_swapped_objects(release: Path) -> str:
     return "not as the source gives"
 
 
-SHORT = [(forge_a_value, 3), (forge_a_unit, 3), (forge_a_card, 3)]
-LONG = [(forge_swapped_objects, 3), (forge_a_source, 3), (forge_a_dropped_row, 4), (forge_limits, 4)]
-FORGERIES = [*SHORT, *(pytest.param(*forgery, marks=pytest.mark.long) for forgery in LONG)]
+LONG = [(forge_swapped_objects, 3), (forge_a_source, 3), (forge_a_card, 3), (forge_a_dropped_row, 4), (forge_limits, 4)]
+FORGERIES = [(forge_a_value, 3), (forge_a_unit, 3), *(pytest.param(*forgery, marks=pytest.mark.long) for forgery in LONG)]
 
 
 @pytest.mark.parametrize(("change", "level"), FORGERIES, ids=lambda value: getattr(value, "__name__", str(value)))
