@@ -83,11 +83,13 @@ def test_blocks_are_whole_chunks_and_small_enough(tmp_path: Path) -> None:
         assert n * (8 + 5 * 64 * 64 * 4) <= BLOCK_BYTES
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_pytorch_reads_every_row_once(released: Path, workers: int) -> None:
     data = pytest.importorskip("torch.utils.data")
     rows = open_release(released).torch(["object_id", "J_Mag1"], split="train", seed=3)
-    found = [int(row["object_id"]) for row in data.DataLoader(rows, batch_size=None, num_workers=workers)]
+    # Spawned: a process that has threads, as this one has of Dask, should not be forked.
+    loader = data.DataLoader(rows, batch_size=None, num_workers=workers, multiprocessing_context="spawn" if workers else None)
+    found = [int(row["object_id"]) for row in loader]
     assert sorted(found) == sorted(open_release(released).numpy(["object_id"], split="train")["object_id"].tolist())
 
 
