@@ -1,7 +1,7 @@
 """Distributed dataframe batch processing for large sky surveys.
 
-The words to learn are listed by stage in ``_PUBLIC``: describe, ingest, combine, stack, train, run. Each is loaded when it is
-first used, so that importing this package costs nothing.
+The words to learn are listed by stage in ``_PUBLIC``: describe, ingest, combine, stack, release, train, run. Each is loaded
+when it is first used, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -63,6 +63,16 @@ _PUBLIC = {
     "cutout_wcs": "scalable.cube.contract",
     "raw_headers": "scalable.cube.contract",
     "write_cube_page": "scalable.report.cutouts",
+    # release
+    "Recipe": "scalable.release.recipe",
+    "open_recipe": "scalable.release.recipe",
+    "plan_release": "scalable.release.write",
+    "write_release": "scalable.release.write",
+    "open_release": "scalable.release.read",
+    "Release": "scalable.release.read",
+    "verify_release": "scalable.release.verify",
+    "diff_releases": "scalable.release.exchange",
+    "to_fits": "scalable.release.exchange",
     # learn
     "Features": "scalable.kernels.features",
     "ClassRule": "scalable.kernels.features",

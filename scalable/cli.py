@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 import scalable
+from scalable import cli_release
 from scalable.errors import ClusterError, ColumnError, QueryError, ScalableError, SurveyError, nearest
 
 FAULT, USAGE, QUARANTINED, INTERRUPTED = 1, 2, 3, 130
@@ -77,6 +78,7 @@ class Main(click.Group):
 
     groups = {
         "Data": ("demo", "init", "check", "plan", "run", "append", "query", "cube"),
+        "Release": ("release", "verify", "diff", "to-fits"),
         "Learn": ("train", "evaluate", "predict", "sample"),
         "Store": ("log", "clean"),
         "Help": ("help",),
@@ -817,6 +819,8 @@ def _display() -> Iterator[Callable[[str, int, int, int], None]]:
     with bars if console.is_terminal else nullcontext():
         yield tell
 
+
+cli_release.register(main, with_scheduler, _connected, _display)
 
 if __name__ == "__main__":
     main()

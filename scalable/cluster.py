@@ -147,7 +147,9 @@ def _blame(error: KilledWorker, task: str, item: object) -> str:
 def _run_here(
     task: Callable[..., Result], items: Iterable[Item], shared: tuple[Any, ...], on_done: Callable[[Result], None] | None
 ) -> list[Result]:
-    delayed = [dask.delayed(task, pure=False)(item, *shared) for item in items]
+    # Each a node of its own: Dask would look for tasks inside of it again for every item.
+    arguments = [dask.delayed(value, pure=False, traverse=False) for value in shared]
+    delayed = [dask.delayed(task, pure=False)(item, *arguments) for item in items]
     keys = {collection.key for collection in delayed}
 
     def done(key: Any, result: Any, _dsk: Any, _state: Any, _worker: Any) -> None:

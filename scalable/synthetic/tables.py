@@ -277,7 +277,10 @@ def survey_yaml(spec: SkySpec) -> str:
         "products:",
         *_product_lines(spec),
         "accept: []",
-        'motivation: {text: "A sky whose truth is known: to try the software, to test it and to measure it."}',
+        "motivation:",
+        "  text: 'A sky whose truth is known: to try the software, to test it and to measure it.'",
+        "  goal: Tell variable stars from constant ones by their light curves.",
+        "  requirements: {epochs: several of each object with fluxes and errors, colour: magnitudes in every band}",
         f'query: {{text: "synthetic sky, seed {spec.seed}, all detections"}}',
         "license: CC0-1.0",
     ]

@@ -1,0 +1,297 @@
+"""What the tasks of a release do: a leaf becomes a part on disk, parts are counted and digested, a part becomes a shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scalable.catalog.steps import Chain, apply_steps, columns_needed
+from scalable.errors import StoreError
+from scalable.io.hdf5_write import Dataset, new_file, write_attributes, write_dataset
+from scalable.io.layout import HEALPIX_COLUMN, LeafInfo
+from scalable.io.runs import read_arrow, read_json, take_rows, write_arrow, write_json
+from scalable.kernels.quantile import count_digits, sortable
+from scalable.release.assemble import (
+    Arrays,
+    Robust,
+    assemble,
+    group_digests,
+    light_curve_arrays,
+    numbers,
+    objects_in,
+    row_digests,
+)
+from scalable.release.coverage import magnitude_counts, magnitudes, seen_cells
+from scalable.release.images import CubeImages, digest_images, write_images
+from scalable.release.loss import error_of, labelled_histogram
+from scalable.release.recipe import Recipe
+from scalable.release.rows import LIGHT_CURVE_KEYS, Feature
+from scalable.release.select import Cuts, cut
+from scalable.sky.pixel import Pixel
+
+BINS = 64
+"""Of the histogram that stands for the distribution of a column."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every task of one release needs to know.
+
+    Attributes
+    ----------
+    work : str
+        Folder of the parts.
+    chain : Chain
+        Where rows come from: detections, and the steps that make them objects.
+    schema : pyarrow.Schema
+        Columns of the rows.
+    released, light_curves : tuple of Feature
+        What is released of rows, and of the detections beside them.
+    recipe, cuts
+        What stays, and how it is flagged.
+    """
+
+    work: str
+    chain: Chain
+    schema: pa.Schema
+    released: tuple[Feature, ...]
+    light_curves: tuple[Feature, ...]
+    recipe: Recipe
+    cuts: Cuts
+    bands: tuple[str, ...]
+    images: CubeImages | None = None
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether a row is an object, and its detections lie beside it."""
+        return self.recipe.rows == "objects"
+
+    def file(self, part: str, kind: str) -> Path:
+        """Return one of the files of a part."""
+        return Path(self.work) / "parts" / f"{part}.{kind}"
+
+
+def part_name(leaf: LeafInfo) -> str:
+    """Return how the part of a leaf is called."""
+    return f"{leaf.pixel.order}-{leaf.pixel.index}"
+
+
+def shard_path(part: str) -> str:
+    """Return the path of a part's shard below the release."""
+    order, index = part.split("-")
+    return f"data/Norder={order}/Npix={index}.h5"
+
+
+def light_curve_path(part: str) -> str:
+    """Return the path of the ragged file beside a shard."""
+    return shard_path(part).removesuffix(".h5") + ".lightcurves.h5"
+
+
+def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
+    """Compute the rows of a leaf, drop what the recipe drops, and leave both on disk; skipped if done before."""
+    part = part_name(leaf)
+    done = plan.file(part, "json")
+    if done.exists():
+        return read_json(done)
+    names = [field.name for field in plan.schema]
+    wanted = columns_needed(plan.chain.steps, names)
+    curve_columns = dict.fromkeys([HEALPIX_COLUMN, "object_id", *LIGHT_CURVE_KEYS, *_stored(plan.light_curves)])
+    raw = plan.chain.loader.load(leaf, list(dict.fromkeys([*wanted, *(curve_columns if plan.of_objects else ())])))
+    table = apply_steps(raw, plan.chain.steps, names).cast(plan.schema.remove_metadata())
+    counts = np.ones(0, dtype=np.int64)
+    if plan.of_objects:
+        edges = objects_in(raw, HEALPIX_COLUMN)
+        first, counts = edges[:-1], np.diff(edges)
+        if not np.array_equal(raw["object_id"].to_numpy()[first], table["object_id"].to_numpy()):
+            raise StoreError(f"{leaf.path}: the steps gave other objects than the leaf holds; a release needs one row for each")
+        source = raw.select(["observation_id", "source_row"]).take(pa.array(first))
+    else:
+        source = table.select(["observation_id", "source_row"])
+    keys = {"object_id": table["object_id"].to_numpy(), "source_id": source["observation_id"].to_numpy(),
+            "source_row": source["source_row"].to_numpy()}  # fmt: skip
+    alive, rejected, dropped = cut(table, keys, plan.cuts)
+    kept = take_rows(table, alive)
+    for name in ("source_id", "source_row"):
+        kept = kept.append_column(f"__{name}", pa.array(keys[name][alive]))
+    record: dict[str, Any] = {"part": part, "rows_in": table.num_rows, "rows": len(alive), "dropped": dropped,
+                              "magnitudes": magnitude_counts(table, alive, plan.released)}  # fmt: skip
+    if plan.of_objects:
+        kept = kept.append_column("__lc_count", pa.array(counts[alive]))
+        mine = np.repeat(edges[:-1][alive] - (np.cumsum(counts[alive]) - counts[alive]), counts[alive])
+        curves = take_rows(raw.select(list(curve_columns)), mine + np.arange(counts[alive].sum()))
+        write_arrow(curves, plan.file(part, "lc.arrow"))
+        record |= {"detections_in": raw.num_rows, "detections": curves.num_rows}
+    write_arrow(kept, plan.file(part, "rows.arrow"))
+    write_arrow(rejected, plan.file(part, "rejected.arrow"))
+    # Written last: it says that everything before it is whole.
+    write_json(done, record)
+    return record
+
+
+def _stored(features: tuple[Feature, ...]) -> list[str]:
+    return [name for feature in features for name in (feature.source, feature.state) if name]
+
+
+def count_part(
+    part: str, plan: Plan, columns: tuple[str, ...], prefixes: NDArray[np.uint64], done: int, each: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return one pass of digits for the order statistics of columns, ``each`` of a column, and how many values these have."""
+    table = read_arrow(plan.file(part, "rows.arrow"))
+    pieces, totals = [np.zeros((0, 3), np.int64)], []
+    for number, name in enumerate(columns):
+        values = pc.cast(table[name], pa.float64()).drop_null().combine_chunks().to_numpy(zero_copy_only=False)
+        keys = sortable(values[np.isfinite(values)])
+        totals.append(len(keys))
+        for wanted in range(number * each, (number + 1) * each):
+            pieces.append(count_digits(keys, np.full(len(keys), wanted, dtype=np.int64), prefixes, done))
+    return np.concatenate(pieces), np.array(totals)
+
+
+def arrays_of(part: str, plan: Plan, robust: Robust) -> tuple[Arrays, Arrays]:
+    """Return the arrays of a part's shard and of its light curves, which may be none."""
+    table = read_arrow(plan.file(part, "rows.arrow"))
+    keys = {name: table[f"__{name}"].to_numpy() for name in ("source_id", "source_row")}
+    curves: Arrays = {}
+    if plan.of_objects:
+        keys["lc_count"] = table["__lc_count"].to_numpy()
+        curves = light_curve_arrays(read_arrow(plan.file(part, "lc.arrow")), plan.light_curves)
+    return assemble(table, keys, plan.released, plan.recipe, plan.cuts, robust), curves
+
+
+def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
+    """Digest every row of a part, leave its piece of the index, and return what is known of its columns."""
+    rows, curves = arrays_of(part, plan, robust)
+    images: NDArray[np.uint8] | None = None
+    shown: dict[str, Any] = {}
+    if plan.images is not None:
+        images, shown = digest_images(plan.images.blocks(rows["object_id"]))
+    digests = digest_rows(rows, curves, images)
+    n = len(digests)
+    index = {name: rows[name] for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row")}
+    columns = {name: pa.array(values) for name, values in index.items()}
+    columns |= {"shard": pa.repeat(shard_path(part), n), "row": pa.array(np.arange(n))}
+    columns |= {label.column: pa.array(rows[label.column]) for label in plan.recipe.labels}
+    columns["row_digest"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), n, [None, pa.py_buffer(digests.tobytes())])
+    write_arrow(pa.table(columns), plan.file(part, "index.arrow"))
+    features = (*plan.released, *plan.light_curves) if plan.of_objects else plan.released
+    facts = {f.column.name: facts_of(rows if f in plan.released else curves, f.column.name) for f in features}
+    tables = [(read_arrow(plan.file(part, "rows.arrow")), rows, plan.released)]
+    if plan.of_objects:
+        tables.append((read_arrow(plan.file(part, "lc.arrow")), curves, plan.light_curves))
+    for table, arrays, released in tables:
+        for f in released:
+            facts[f.column.name]["apart"] = error_of(table, arrays, f)
+    flags = {str(bit): int(np.count_nonzero(rows["flags"] & np.int32(1 << bit))) for bit in range(31)}
+    return {"part": part, "rows": n, "digest": hashlib.sha256(digests.tobytes()).hexdigest(), "columns": facts,
+            "flags": {bit: count for bit, count in flags.items() if count},
+            "origin": np.bincount(rows["origin"], minlength=3).tolist(),
+            "images": {"shown": int(np.count_nonzero(shown["shown"])), "pixels": shown["pixels"]} if shown else {},
+            "cells": seen_cells(rows, plan.released, plan.bands, [one.column for one in plan.recipe.labels], shown)}  # fmt: skip
+
+
+def digest_rows(rows: Arrays, curves: Arrays, images: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Return the digest of every row, those of its light curve and of its images included."""
+    more = [group_digests(row_digests(curves), rows["lc_count"])] if curves else []
+    return row_digests(rows, more if images is None else [*more, images])
+
+
+def facts_of(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, Any]:
+    """Return what can be merged of a column: counts by state, least and greatest, sum and sum of squares of what is measured."""
+    values = arrays[name]
+    states = arrays.get(f"{name}_state", np.zeros(len(values), np.uint8))
+    counts = np.bincount(states, minlength=6).tolist()
+    if values.dtype.kind not in "fiu" or values.ndim > 1:
+        return {"states": counts}
+    good = values[states == 0].astype(np.float64)
+    good = good[np.isfinite(good)]
+    if not len(good):
+        return {"states": counts, "n": 0}
+    total = float(good.sum())
+    return {"states": counts, "n": len(good), "min": float(good.min()), "max": float(good.max()), "sum": total,
+            "squares": float((good * good).sum())}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shell:
+    """What is written around the arrays: attributes of the root and of every dataset, and the ranges of the histograms."""
+
+    root: Mapping[str, str]
+    attributes: Mapping[str, Mapping[str, str]]
+    curve_attributes: Mapping[str, Mapping[str, str]]
+    ranges: Mapping[str, tuple[float, float]]
+
+
+def write_shard(part: str, plan: Plan, robust: Robust, release: str, shell: Shell) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Write the shard of a part and the light curves beside it; return histograms of its columns, and of rows with labels."""
+    rows, curves = arrays_of(part, plan, robust)
+    folder = Path(release)
+    if not (folder / shard_path(part)).exists():
+        if curves:
+            _write(folder / light_curve_path(part), curves, shell.curve_attributes, shell.root)
+        # The shard comes last: it says that the light curves are whole.
+        _write(folder / shard_path(part), rows, shell.attributes, shell.root, plan.images)
+    found = {}
+    for name, (low, high) in shell.ranges.items():
+        arrays = rows if name in rows else curves
+        values = arrays[name]
+        states = arrays.get(f"{name}_state", np.zeros(len(values), np.uint8))
+        good = values[states == 0].astype(np.float64)
+        found[name] = np.histogram(good[np.isfinite(good)], BINS, (low, high))[0].tolist()
+    known = {
+        f"{label.column}:{column}": labelled_histogram(rows, label.column, column, bin_edges(shell.ranges[column]))
+        for label in plan.recipe.labels
+        for column in bias_columns(plan)
+        if column in shell.ranges
+    }
+    return found, known
+
+
+def bin_edges(limits: tuple[float, float]) -> NDArray[np.float64]:
+    """Return the edges of the histogram of a column."""
+    return np.histogram_bin_edges(np.zeros(0), BINS, limits)
+
+
+def bias_columns(plan: Plan) -> list[str]:
+    """Return the columns along which labelled rows are compared with all: those of the outliers, or magnitudes."""
+    far = plan.recipe.outliers.far
+    return list(far.columns) if far else [f.column.name for f in magnitudes(plan.released)]
+
+
+def _write(
+    path: Path,
+    arrays: Arrays,
+    attributes: Mapping[str, Mapping[str, str]],
+    root: Mapping[str, str],
+    images: CubeImages | None = None,
+) -> None:
+    with new_file(path) as file:
+        write_attributes(file, root)
+        for name, values in arrays.items():
+            write_dataset(file, name, Dataset(values, attributes.get(name, {})))
+        if images is not None:
+            write_images(file, images, arrays["object_id"], attributes)
+
+
+def pixel_of(part: str) -> Pixel:
+    """Return the pixel that a part covers."""
+    order, index = part.split("-")
+    return Pixel(int(order), int(index))
+
+
+def fill_text(feature: Feature) -> str:
+    """Return what stands in the released column for a null."""
+    return numbers(pa.chunked_array([pa.array([], feature.column.dtype)]))[2]
+
+
+def as_json(value: Any) -> str:
+    """Return JSON text with sorted keys: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True)
