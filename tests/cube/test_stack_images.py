@@ -23,6 +23,7 @@ from scalable.cube.contract import cutout_wcs, raw_headers
 from scalable.cube.stack import CutoutSize, stack_images
 from scalable.errors import ColumnError, InputError, SurveyError
 from scalable.io.fits_image import FitsImage
+from scalable.io.image_reader import FakeImages
 from scalable.sky.grid import Tiles, to_pixel, to_sky
 from scalable.sky.healpix import to_pixels
 from scalable.survey import Survey, open_survey
@@ -110,6 +111,25 @@ def test_nothing_is_computed_and_each_file_is_opened_once_a_task(field_of_images
     cube[["image", "state"]].compute()
     assert len(reader.opens) == 9
     assert set(reader.opens.values()) == {1}
+
+
+def test_a_task_opens_only_the_images_that_may_show_its_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalable.cube.stack.MOST_OBJECTS", 5)
+    header = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 16, "CRPIX2": 16, "CDELT1": -1e-4, "CDELT2": 1e-4}
+    files, ra = {}, []
+    for n in range(8):
+        (tmp_path / f"{n}.fits").touch()
+        cards = fits.Header({**header, "CRVAL1": 40.0 + 5 * n, "CRVAL2": 60.0})
+        pixels = np.full((32, 32), n, np.float32)
+        files[str(tmp_path / f"{n}.fits")] = [(cards.tostring().encode(), pixels)]
+        ra += [40.0 + 5 * n + 1e-4 * k for k in range(5)]
+    (tmp_path / "s.yaml").write_text("survey: a\nroot: .\nbands: [g]\nimages: {glob: '*.fits', band: {value: g}}\n")
+    reader = FakeImages(files, {})
+    cube = stack_images(open_survey(tmp_path / "s.yaml"), positions(ra, [60.0] * 40), size=4, combine="mean", reader=reader)
+    reader.opens.clear()
+    found = cube[["image"]].compute().sortby("object_id")
+    assert (found["image"].values == np.repeat(np.arange(8), 5)[:, None, None, None]).all()
+    assert reader.opens == dict.fromkeys(files, 1), "eight tasks, an image each"
 
 
 @dataclass(frozen=True)
