@@ -212,3 +212,23 @@ def test_check_finds_a_filter_keyword_that_contradicts_the_index_once(tmp_path: 
     found = {finding.name: finding.message for finding in check(survey(tmp_path, tmp_path, text)).findings}
     assert set(found) == {"filter-image", "unreadable-image"}
     assert "frame-2.fits: HDU 0: file ends at byte 3000" in found["unreadable-image"]
+
+
+def test_check_says_that_no_image_is_there_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "a.fits").write_bytes(b"SIMPLE")
+    (tmp_path / "empty.csv").write_text("name,filter\n")
+    for images, message in (
+        ("{glob: 'im*/*.fits', band: {value: g}}", f"images.glob: 'im*/*.fits' finds no file below {tmp_path}; correct the glob"),
+        ("{index: i.csv, path: '{name}', band: filter}", "i.csv: the index of images is not there; set images.index or root"),
+        ("{index: empty.csv, path: '{name}', band: filter}", "empty.csv: the index of images has no row; add one for each"),
+        (
+            "{glob: '*.fits', band: {value: g}}",
+            "none of 1 files holds an image that can be used: a.fits: HDU 0: not a FITS file",
+        ),
+    ):
+        text = f"bands: [g]\nimages: {images}\n"
+        [finding] = check(survey(tmp_path, tmp_path, text)).findings
+        assert finding.name == "missing-images"
+        assert message in finding.message
+        assert "accept: [missing-images]" in finding.settle
+        assert check(survey(tmp_path, tmp_path, text + "accept: [missing-images]\n")).findings == ()
