@@ -304,7 +304,9 @@ def _run(
     if as_json:
         products = [{"name": p.name, "path": str(p.path), "rows": p.rows, "bytes": p.size_bytes} for p in report.products]
         accounting = report.collection.accounting if report.collection else None
-        click.echo(json.dumps({"accounting": accounting, "products": products, "seconds": report.seconds}))
+        click.echo(
+            json.dumps({"accounting": accounting, "products": products, "left_out": report.left_out, "seconds": report.seconds})
+        )
     else:
         _summary(report)
     if report.quarantined:
@@ -385,6 +387,8 @@ def _summary(report: Any) -> None:
         out.print(report.how, style="dim", markup=False, soft_wrap=True)
     if report.skipped:
         out.print(f"there already: {', '.join(report.skipped)}", style="dim")
+    for name, why in report.left_out.items():
+        out.print(f"left out           {name}: {why}", style="yellow", markup=False, soft_wrap=True)
     if report.products:
         table = Table("product", Column("rows", justify="right"), Column("MB", justify="right"), Column("path", overflow="fold"))
         for product in report.products:
@@ -483,6 +487,8 @@ def _show_views(views: Any) -> None:
 @click.option("--out", "path", type=click.Path(path_type=Path), required=True, help="The cube to write.")
 @click.option("--size", type=click.IntRange(1), help="Pixels on a side.")
 @click.option("--arcsec", type=click.FloatRange(0, min_open=True), help="Side on the sky [arcsec].")
+@click.option("--size-column", default="", help="Column of the objects with a length [arcsec] that the side is a multiple of.")
+@click.option("--times", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="That multiple.")
 @click.option("--bands", help="Bands with commas between; by default all.")
 @click.option("--combine", type=click.Choice(["mean", "median", "ivar", "clipped"]), help="By default each exposure by itself.")
 @click.option("--resampling", type=click.Choice(["native", "interp", "adaptive", "exact"]), default="native", show_default=True)
@@ -494,6 +500,8 @@ def cube(
     path: Path,
     size: int | None,
     arcsec: float | None,
+    size_column: str,
+    times: float,
     bands: str | None,
     combine: str | None,
     resampling: str,
@@ -506,8 +514,8 @@ def cube(
     with _connected(scheduler, workers, default="threads"), _display() as tell:
         lazy = scalable.stack_images(
             described,
-            scalable.read_objects(objects),
-            size=scalable.CutoutSize(size, arcsec),
+            scalable.read_objects(objects, columns=[size_column] if size_column else []),
+            size=scalable.CutoutSize(size, arcsec, size_column, times),
             bands=bands.split(",") if bands else None,
             combine=combine,
             resampling=resampling,

@@ -29,7 +29,7 @@ from scalable.cube.contract import open_cube
 from scalable.cube.images import find_images
 from scalable.cube.stack import role_column, stack_images
 from scalable.cube.write import write_cube
-from scalable.errors import AdditionError, SurveyError, nearest
+from scalable.errors import AdditionError, MissingInputError, SurveyError, nearest
 from scalable.io.atomic import write_text
 from scalable.io.fits_image import FitsImage
 from scalable.io.fits_preview import write_preview
@@ -59,8 +59,8 @@ class RunReport:
     """What a run did.
 
     ``store`` is the store on this machine; of one at a URL, which is ``url``, the folder that it is built in. ``skipped`` names
-    the stages whose result was there already; ``seconds`` the time of each stage; ``how`` says how the store came to hold what
-    the survey lists, where it held something before.
+    the stages whose result was there already, ``left_out`` the products that were not made, and why; ``seconds`` the time of each
+    stage; ``how`` says how the store came to hold what the survey lists, where it held something before.
     """
 
     store: Path
@@ -69,6 +69,7 @@ class RunReport:
     findings: tuple[Finding, ...] = ()
     products: list[Product] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     page: Path | None = None
     how: str = ""
@@ -128,6 +129,13 @@ def run(
 def _check(survey: Survey, report: RunReport, progress: Progress) -> None:
     found: Checked = check(survey, on_file=lambda done, total: progress("check", done, total, 0))
     report.findings = found.findings
+    for finding in found.findings:
+        if finding.name == "missing-images" and survey.products.cutouts:
+            # Before the ingest, which may take long: root or glob may be mistyped.
+            raise MissingInputError(
+                f"products.cutouts needs images: {finding.message}; if they are absent by intention, add accept: "
+                "[missing-images] to the survey: all the rest is made then, and a later run makes cutouts once images are there"
+            )
 
 
 def _ingest(survey: Survey, report: RunReport, progress: Progress) -> None:
@@ -195,7 +203,7 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         if path.exists():
             report.skipped.append(path.name)
         else:
-            _cutouts(survey, wanted.cutouts, collection, path, progress)
+            _cutouts(survey, wanted.cutouts, collection, path, report, progress)
     name = "objects" if collection.has_positions else "rows"
     preview = folder / f"{name}_preview.fits"
     if not preview.exists():
@@ -204,9 +212,15 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         send_tree(folder, report.url / "products" / collection.path.name)
 
 
-def _cutouts(survey: Survey, wanted: Cutouts, collection: Collection, path: Path, progress: Progress) -> None:
+def _cutouts(survey: Survey, wanted: Cutouts, collection: Collection, path: Path, report: RunReport, progress: Progress) -> None:
     """Stack the images around objects that they show, spread evenly along the sky."""
-    images = find_images(survey, FitsImage(), bands=survey.bands)
+    try:
+        images = find_images(survey, FitsImage(), bands=survey.bands)
+    except MissingInputError as error:
+        if "missing-images" not in survey.accept:
+            raise
+        report.left_out[path.name] = str(error)
+        return
     objects = read_objects(collection.folder / "objects")
     ra, dec = (role_column(objects, role) for role in ("ra", "dec"))
     shown = np.flatnonzero(images.shows(ra, dec))

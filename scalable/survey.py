@@ -455,6 +455,7 @@ CONTRADICTIONS = {
     "index-file-name": "a column of the index gives other file names than the templates",
     "magnitude-unit": "a magnitude carries the unit of a flux, or none",
     "missing-file": "a file that the index lists is not there",
+    "missing-images": "the survey describes images and none is there; accepted, a run makes what needs none",
     "negative-error": "an error is zero or negative",
     "nested-column": "a column holds an array in every row",
     "no-unit": "a flux or a position has no unit",

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from scalable import cli
 from scalable.cli import FAULT, QUARANTINED, USAGE, main
+from scalable.cube.contract import open_cube
 from scalable.errors import ClusterError
 from scalable.synthetic.images import ImageSpec, write_images
 from scalable.synthetic.sky import SkySpec, make_sky
@@ -237,6 +238,9 @@ def test_cube_stacks_images_around_objects_and_names_what_was_set_aside(tmp_path
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 1
     (tmp_path / "images" / "r-000.fits").write_bytes(b"cut")
-    found = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "d.zarr"), "--bands", "g", "--scheduler", "sync"])
+    length = ["--size-column", "flux_g", "--times", "1e-4"]
+    found = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "d.zarr"), "--bands", "g", "--scheduler", "sync", *length])
     assert found.exit_code == 3
+    asked = json.loads(open_cube(tmp_path / "d.zarr").attrs["cube"])["size_asked"]
+    assert asked == {"pixels": 9, "arcsec": None, "column": "flux_g", "times": 1e-4}
     assert "images/r-000.fits" in found.output

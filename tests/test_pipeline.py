@@ -20,7 +20,7 @@ from scalable.catalog.collection import open_collection
 from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate
 from scalable.cube.contract import open_cube
-from scalable.errors import StoreError, SurveyError
+from scalable.errors import MissingInputError, StoreError, SurveyError
 from scalable.pipeline import RunReport, run
 from scalable.survey import Survey, open_survey
 from scalable.synthetic.images import add_images
@@ -238,13 +238,31 @@ def test_the_preview_opens_in_astropy_with_units(report: RunReport) -> None:
     assert len(preview) == report.collection.accounting["objects"]
 
 
-def test_a_run_cuts_objects_out_of_the_images_that_show_them_and_a_rerun_skips(tmp_path: Path) -> None:
+def test_a_run_without_its_images_stops_at_once_and_if_that_is_accepted_makes_the_rest_and_later_the_cutouts(
+    tmp_path: Path,
+) -> None:
     sky = make_sky(SkySpec(seed=2, fields=1, stars_per_field=400, epochs=1, bands=("J", "H"), epoch_bands=()))
     survey_file = write_tables(sky, tmp_path)
     add_images(sky, tmp_path)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    needed = (
+        rf"products\.cutouts needs images: images\.glob: 'images/\*\.fits' finds no file below {tmp_path}; correct the glob or "
+    )
+    with pytest.raises(MissingInputError, match=needed + r"root, .* absent by intention, add accept: \[missing-images\]"):
+        run(open_survey(survey_file), into=tmp_path / "store")
+    assert not (tmp_path / "store").exists(), "nothing is read before"
+    survey_file.write_text(survey_file.read_text().replace("accept: []", "accept: [missing-images]"))
     with dask.config.set(scheduler="threads"):
+        without = run(open_survey(survey_file), into=tmp_path / "store")
+        assert list(without.left_out) == ["cutouts.zarr"]
+        assert "finds no file below" in without.left_out["cutouts.zarr"]
+        assert without.page is not None
+        assert "no image was there" in without.page.read_text()
+        (tmp_path / "elsewhere").rename(tmp_path / "images")
         first = run(open_survey(survey_file), into=tmp_path / "store")
         again = run(open_survey(survey_file), into=tmp_path / "store", only="products")
+    assert "bands" in first.skipped
+    assert {product.name for product in first.products} - {product.name for product in without.products} == {"cutouts.zarr"}
     [product] = [product for product in first.products if product.name == "cutouts.zarr"]
     cube = open_cube(product.path)
     assert product.rows == cube.sizes["object"] > 3

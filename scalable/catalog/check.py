@@ -132,8 +132,11 @@ def check(survey: Survey, *, on_file: Callable[[int, int], None] | None = None) 
 
 def _images(survey: Survey) -> tuple[int, int, list[Finding]]:
     """Read the headers of the images: number of files, their bytes, and what contradicts itself."""
-    problems, odd, size = [], [], 0
-    sources, rule = list_images(survey), survey.images
+    problems, odd, size, rule = [], [], 0, survey.images
+    try:
+        sources = list_images(survey)
+    except MissingInputError as error:
+        return 0, 0, [Finding("missing-images", str(error), _accept("missing-images"))]
     for source in sources:
         exposures, files, problem = quarantined(source, survey, FitsImage())
         size += sum(file.size for file in files)
@@ -141,7 +144,10 @@ def _images(survey: Survey) -> tuple[int, int, list[Finding]]:
             problems.append(problem)
         odd += [exposure for exposure in exposures if rule and shows_another_filter(exposure, rule)]
     found = []
-    if problems:
+    if len(problems) == len(sources):
+        message = f"none of {len(sources)} files holds an image that can be used: {_list(problems, 3)}"
+        found.append(Finding("missing-images", message, f"correct images or fetch them again, or {_accept('missing-images')}"))
+    elif problems:
         message = f"{len(problems)} of {len(sources)} files, which cubes will set aside: {_list(problems, 3)}"
         found.append(Finding("unreadable-image", message, f"fetch them again, or {_accept('unreadable-image')}"))
     if odd:

@@ -47,6 +47,9 @@ VARIABLES = {
     "exposure": Known("slots", "i", -1, "", "row of the table of exposures; of several, the first"),
     "mjd": Known("slots", "f", np.nan, "d", "modified Julian date; of several exposures, their mean"),
     "psf_fwhm": Known("slots", "f", np.nan, "arcsec", "width of the point spread function in the source; of several, the mean"),
+    "psf_fwhm_after": Known(
+        "slots", "f", np.nan, "arcsec", "likewise in the cube's pixels; of several, the root of the mean square; see cube: psf"
+    ),
     "pixel_scale": Known("slots", "f", np.nan, "arcsec", "side of a pixel"),
     "downsampling": Known("slots", "f", np.nan, "", "side of a pixel in sides of the source's pixels"),
     "pad_fraction": Known("slots", "f", np.nan, "", "part of the window that no image covers"),

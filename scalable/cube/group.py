@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scalable.errors import ScalableError, SurveyError
 from scalable.io.exposures import Exposure, Plane
 from scalable.io.image_reader import ImageFile, ImageReader, Window
-from scalable.kernels.resample import resample, resample_mask
+from scalable.kernels.resample import resample, resample_mask, widened
 from scalable.kernels.stack import PixelState, combine, mark, place, strips, window_start
 from scalable.sky.grid import read_wcs, shifted, tangent, to_pixel, to_sky, whole_shift
 from scalable.sky.healpix import unit_vectors
@@ -123,6 +123,7 @@ class _Cut:
     mask: NDArray[np.int32]
     state: NDArray[np.uint8]
     scale_arcsec: Floats
+    psf_arcsec: Floats
     grid: Ints
     y0: Ints
     x0: Ints
@@ -266,13 +267,18 @@ class _Shown:
             return None
         copied = np.array([n for n in np.flatnonzero(kept) if n not in targets], np.int64)
         image, ivar, bits, state = self._copied(len(objects), copied, y0, x0, planes)
+        psf = np.full(len(objects), self.exposure.psf_fwhm_arcsec)
+        moved = np.array(list(targets), np.int64)
+        if len(moved):
+            own = self.exposure.footprint.scale_arcsec
+            psf[moved] = widened(psf[moved], self.recipe.resampling, own, scale[moved])
         for n, target in targets.items():
             image[n], ivar[n], bits[n], state[n] = self._resampled(target, planes)
         if kept.all():
-            return _Cut(self.exposure, self.number, objects, image, ivar, bits, state, scale, grid, at_y, at_x)
+            return _Cut(self.exposure, self.number, objects, image, ivar, bits, state, scale, psf, grid, at_y, at_x)
         return _Cut(
             self.exposure, self.number, objects[kept], image[kept], ivar[kept], bits[kept], state[kept],
-            scale[kept], grid[kept], at_y[kept], at_x[kept],
+            scale[kept], psf[kept], grid[kept], at_y[kept], at_x[kept],
         )  # fmt: skip
 
     def _place(self, thing: int, x: float, y: float, y0: int, x0: int) -> tuple[int, int, int] | None:
@@ -403,12 +409,15 @@ def _band(cuts: Sequence[_Cut], group: Group, recipe: Recipe) -> dict[str, Pixel
             for name, stack in stacks.items():
                 stack[slot, cut.objects] = getattr(cut, name)
     numbers = {name: np.full((depth, count), -1, np.int32) for name in ("exposure", "grid", "y0", "x0")}
-    values = {name: np.full((depth, count), np.nan) for name in ("mjd", "psf_fwhm", "pixel_scale", "downsampling")}
+    values = {
+        name: np.full((depth, count), np.nan) for name in ("mjd", "psf_fwhm", "psf_fwhm_after", "pixel_scale", "downsampling")
+    }
     for cut, slot in zip(cuts, slots, strict=True):
         where = slot, cut.objects
         numbers["exposure"][where], numbers["grid"][where] = cut.number, cut.grid
         numbers["y0"][where], numbers["x0"][where] = cut.y0, cut.x0
         values["mjd"][where], values["psf_fwhm"][where] = cut.exposure.mjd, cut.exposure.psf_fwhm_arcsec
+        values["psf_fwhm_after"][where] = cut.psf_arcsec
         values["pixel_scale"][where] = cut.scale_arcsec
         values["downsampling"][where] = cut.scale_arcsec / cut.exposure.footprint.scale_arcsec
     if recipe.epochs:
@@ -424,12 +433,13 @@ def _band(cuts: Sequence[_Cut], group: Group, recipe: Recipe) -> dict[str, Pixel
             **({"mask": np.bitwise_or.reduce(stacks["mask"], axis=0, initial=0)} if recipe.mask else {}),
             **{name: array[0] if depth else np.full(count, -1, np.int32) for name, array in numbers.items()},
             **{name: _mean(array) for name, array in values.items()},
+            "psf_fwhm_after": np.sqrt(_mean(values["psf_fwhm_after"] ** 2)),
         }
     side = group.side_arcsec.reshape(-1, *(1,) * (arrays["pixel_scale"].ndim - 1))
     held = np.minimum(1.0, size * arrays["pixel_scale"] / side)
     arrays["pad_fraction"] = (arrays["state"] >= PixelState.OUTSIDE).mean(axis=(-2, -1)).astype(np.float32)
     arrays["crop_fraction"] = np.where(np.isfinite(side), 1 - held**2, 0).astype(np.float32)
-    for name in ("psf_fwhm", "pixel_scale", "downsampling"):
+    for name in ("psf_fwhm", "psf_fwhm_after", "pixel_scale", "downsampling"):
         arrays[name] = arrays[name].astype(np.float32)
     return arrays
 

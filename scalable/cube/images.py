@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalable.cluster import run_tasks
-from scalable.errors import InputError
+from scalable.errors import MissingInputError
 from scalable.io.exposures import Exposure, FileHeaders, ImageSource, list_images, quarantined
 from scalable.io.image_reader import ImageReader
 from scalable.sky.healpix import unit_vectors
@@ -81,8 +81,8 @@ def find_images(survey: Survey, reader: ImageReader, *, bands: Sequence[str]) ->
 
     Raises
     ------
-    InputError
-        If no image of these bands can be used.
+    MissingInputError
+        If no image of these bands is there and can be used.
     """
     sources = list_images(survey)
     batches = [sources[n : n + _FILES_PER_TASK] for n in range(0, len(sources), _FILES_PER_TASK)]
@@ -98,7 +98,7 @@ def find_images(survey: Survey, reader: ImageReader, *, bands: Sequence[str]) ->
             files |= {file.name: file for file in headers if wanted}
     if not exposures:
         why = "\n  ".join(["", *(problem for _, problem in problems[:_SHOWN])])
-        raise InputError(f"none of {len(sources)} files holds an image of {', '.join(bands)} that can be used{why}")
+        raise MissingInputError(f"none of {len(sources)} files holds an image of {', '.join(bands)} that can be used{why}")
     place = {band: n for n, band in enumerate(survey.bands)}
     exposures.sort(key=lambda one: (place[one.band], *_time(one.mjd), one.name, one.hdu, one.plane))
     return SkyImages(tuple(exposures), tuple(files[name] for name in sorted(files)), tuple(problems))

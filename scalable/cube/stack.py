@@ -28,6 +28,7 @@ from scalable.io.exposures import FileHeaders
 from scalable.io.fits_image import FitsImage
 from scalable.io.image_reader import ImageReader
 from scalable.io.remote import local_copy
+from scalable.kernels.resample import KERNEL_VARIANCE
 from scalable.kernels.resample import METHODS as RESAMPLING
 from scalable.kernels.stack import METHODS as COMBINING
 from scalable.schema import Schema
@@ -360,6 +361,18 @@ def _dataset(
         "combine": recipe.method or None,
         "resampling": "native" if recipe.resampling == "native" else RESAMPLING[recipe.resampling],
         "grid": recipe.reference or ("native" if recipe.resampling == "native" else "tangent"),
+        "psf": {
+            "before": "psf_fwhm",
+            "after": "psf_fwhm_after",
+            "method": "second moments add: FWHM^2 + 8 ln 2 V of each exposure, V being the kernel's variance where it was moved",
+            "kernel_variance": dict(
+                zip(
+                    ("source_pixel", "grid_pixel", "larger_pixel"),
+                    KERNEL_VARIANCE.get(recipe.resampling, (0.0,) * 3),
+                    strict=True,
+                )
+            ),
+        },
         "pixel_holds": "flux" if recipe.flux else "surface_brightness",
         "bad_bits": recipe.bad_bits if recipe.mask else None,
     }

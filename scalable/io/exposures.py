@@ -114,7 +114,9 @@ def list_images(survey: Survey) -> list[ImageSource]:
     Raises
     ------
     SurveyError, InputError
-        If the survey describes no images, its index lacks a column, or no file is found.
+        If the survey describes no images, its index lacks a column, or a file is listed twice.
+    MissingInputError
+        If there is no index, or no file.
     """
     rule = survey.images
     if rule is None:
@@ -135,7 +137,9 @@ def _found(survey: Survey, rule: Images) -> list[ImageSource]:
         names = [path.relative_to(root).as_posix() for path in root.glob(rule.glob) if not path.is_dir()]
     names = [name for name in names if not any(part.startswith(".") for part in PurePosixPath(name).parts)]
     if not names:
-        raise InputError(f"images.glob: {rule.glob!r} finds no file below {survey.root}; correct the glob or root")
+        raise MissingInputError(
+            f"images.glob: {rule.glob!r} finds no file below {survey.root}; correct the glob or root, or bring the images there"
+        )
     sources = []
     for name in names:
         match = re.search(rule.pattern, name)
@@ -167,6 +171,8 @@ def _indexed(survey: Survey, rule: Images) -> list[ImageSource]:
                 f"images.path: {rule.path!r} uses {error}; {nearest(str(error.args[0]), index.column_names)}"
             ) from None
         sources.append(ImageSource(name, survey.confined(name), {key: row[column] for key, column in columns.items()}))
+    if not sources:
+        raise MissingInputError(f"{path}: the index of images has no row; add one for each image, or set images.index")
     return sources
 
 

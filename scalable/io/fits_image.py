@@ -10,15 +10,15 @@ BITPIX              plain or under the unsigned convention   scaled, or with a B
 -32 -64             float32, float64                         float32, float64
 ==================  =======================================  =====================================
 
-Pixels that are BLANK become NaN. Images compressed in tiles are decoded by astropy, only the tiles that a window touches; files
-compressed with gzip or bzip2 are unpacked once into a temporary file.
+Pixels that are BLANK become NaN. Images compressed in tiles are decoded by astropy, only the tiles that a window touches, and
+those of HCOMPRESS in a process of their own; files compressed with gzip or bzip2 are unpacked once into a temporary file.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,15 +27,18 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyWarning
 
 from scalable.errors import InputError
-from scalable.io.fits_header import FitsFile, Header, open_fits, parse_header
+from scalable.io.fits_header import FitsFile, Header, data_bytes, open_fits, parse_header
 from scalable.io.image_reader import ImageFile, ImageHdu, Pixels, Window, checked_hdu, checked_window
+from scalable.io.limits import most_expanded
 from scalable.io.remote import local_copy
+from scalable.io.tile_decoder import TileDecoder, decode
 
 _STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _OTHER_SIGN: dict[tuple[int, float], str] = {(8, -128): "i1", (16, 1 << 15): "u2", (32, 1 << 31): "u4", (64, 1 << 63): "u8"}
+_APART = ("HCOMPRESS_1",)
+"""Methods whose decoder writes beside its memory where the stream is damaged: it has a process of its own."""
 _NARROW = 4
 """A window less wide than this part of the image is read row by row; a wider one with all columns at once."""
 
@@ -95,6 +98,7 @@ class _FitsHdu(ImageHdu):
     data_at: int = 0
     stored: str = ""
     scaled: _Scale = _Scale(np.dtype(np.float32))
+    apart: bool = False
 
 
 def _hdus(file: FitsFile) -> Iterator[_FitsHdu]:
@@ -102,7 +106,7 @@ def _hdus(file: FitsFile) -> Iterator[_FitsHdu]:
     for number, (raw, data_at) in enumerate(file.walk()):
         header = parse_header(raw)
         name = header.text("EXTNAME")
-        tiled = header.values.get("ZIMAGE") is True and header.text("XTENSION") == "BINTABLE"
+        tiled = number > 0 and header.values.get("ZIMAGE") is True and header.text("XTENSION") == "BINTABLE"
         if not tiled and (header.text("XTENSION") not in ("", "IMAGE") or header.values.get("GROUPS") is True):
             yield _FitsHdu(number, name, raw)
             continue
@@ -114,10 +118,29 @@ def _hdus(file: FitsFile) -> Iterator[_FitsHdu]:
             if bits not in _STORED:
                 raise ValueError(f"{prefix}BITPIX is {bits!r}, one of {', '.join(map(str, _STORED))} is needed")
             scaled = _scale(header, int(bits))
+            if tiled:
+                _check_tiles(header, shape, data_bytes(raw))
         except ValueError as error:
             raise InputError(f"{file.path}: HDU {number}: {error}") from error
         stored = "" if tiled else _STORED[int(bits)]
-        yield _FitsHdu(number, name, raw, shape, scaled.dtype, data_at, stored, scaled)
+        apart = tiled and header.text("ZCMPTYPE") in _APART
+        yield _FitsHdu(number, name, raw, shape, scaled.dtype, data_at, stored, scaled, apart)
+
+
+def _check_tiles(header: Header, shape: tuple[int, ...], stored: int) -> None:
+    """Refuse tiles that do not make the image, and such as swell beyond measure."""
+    sizes = [(n, size) for n, size in enumerate(reversed(shape), 1) if size]
+    tile = [max(1, min(header.integer(f"ZTILE{n}", size if n == 1 else 1), size)) for n, size in sizes]
+    number = math.prod(-(-size // side) for (_, size), side in zip(sizes, tile, strict=True))
+    if header.integer("NAXIS2") != number and 0 not in shape:
+        raise ValueError(
+            f"NAXIS2 is {header.integer('NAXIS2')}, but {number} tiles make an image of ZNAXIS and ZTILE as they are"
+        )
+    if (whole := 8 * math.prod(tile)) > (limit := most_expanded(stored)):
+        raise ValueError(
+            f"ZTILE: tiles of up to {whole} bytes in {stored}, at most {limit} are read: refused as a decompression bomb; if it "
+            "is none, run funpack on the file first"
+        )
 
 
 def _scale(header: Header, bits: int) -> _Scale:
@@ -178,20 +201,21 @@ class _FitsImages:
         return part
 
     def _tiles(self, info: _FitsHdu, window: Window, plane: int) -> Pixels:
-        where = (
-            *map(int, np.unravel_index(plane, info.shape[:-2])),
-            slice(window.y0, window.y1),
-            slice(window.x0, window.x1),
-        )
+        where: list[int | slice] = [int(axis) for axis in np.unravel_index(plane, info.shape[:-2])]
+        where += [slice(window.y0, window.y1), slice(window.x0, window.x1)]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", VerifyWarning)
-                pixels = np.asarray(self._astropy[info.number].section[where])
+            pixels = self._decoder.decode(info.number, where) if info.apart else decode(self._astropy, info.number, where)
+            if pixels.shape != window.shape:
+                raise ValueError(f"{pixels.shape} pixels instead of {window.shape}: its header contradicts itself")
+            return pixels
         except Exception as error:  # of several decoders, none of which says what it raises
             raise InputError(
                 f"{self.file.path}: HDU {info.number}: its tiles cannot be decoded ({error}): corrupt; fetch the file again"
             ) from error
-        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+    @cached_property
+    def _decoder(self) -> TileDecoder:
+        return TileDecoder(self.file.descriptor)
 
     @cached_property
     def _astropy(self) -> fits.HDUList:
@@ -201,7 +225,9 @@ class _FitsImages:
         return fits.open(stream, memmap=False, lazy_load_hdus=True)
 
     def close(self) -> None:
-        """Close what astropy opened."""
+        """Close what astropy opened, and end the process that decodes."""
+        if "_decoder" in self.__dict__:
+            self._decoder.close()
         if "_astropy" in self.__dict__:
             self._astropy.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,46 @@ METHODS = {
     "exact": "exact overlap of spherical polygons (reproject_exact)",
 }
 """What can be asked for, and how it is named in the attributes of a cube."""
+
+_SIGMA = 0.65
+_REACH = 2.0
+"""Of the Gaussian kernel, in the larger of the pixels: its standard deviation, and where it is cut."""
+
+_CUT = (
+    math.sqrt(2 / math.pi) * _REACH / _SIGMA * math.exp(-((_REACH / _SIGMA) ** 2) / 2) / math.erf(_REACH / _SIGMA / math.sqrt(2))
+)
+KERNEL_VARIANCE = {
+    # A cubic spline passes through parabolas: it leaves second moments as they are.
+    "interp": (0.0, 0.0, 0.0),
+    "adaptive": (0.0, 0.0, _SIGMA**2 * (1 - _CUT)),
+    # A box of the one pixel, and one of the other.
+    "exact": (1 / 12, 1 / 12, 0.0),
+}
+"""What a method adds to the variance of a point source along an axis: so many squares of the side of the source's pixel, of the
+grid's, and of the larger of both."""
+
+
+def widened(fwhm: Floats, method: str, source: float, grid: Floats) -> Floats:
+    """Return the width of the point spread function in resampled pixels: second moments add.
+
+    Parameters
+    ----------
+    fwhm : ndarray, shape (n,)
+        Full width at half maximum before; NaN where unknown.
+    method : str
+        One of `METHODS`.
+    source, grid : float, ndarray, shape (n,)
+        Sides of the pixels before and after, in the unit of the width.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        sqrt(FWHM^2 + 8 ln 2 V), where V is the variance of the kernel (`KERNEL_VARIANCE`). Of a Gaussian this is the width; of
+        another profile it is that of the Gaussian with its second moments.
+    """
+    of_source, of_grid, of_larger = KERNEL_VARIANCE[method]
+    variance = of_source * source**2 + of_grid * grid**2 + of_larger * np.maximum(source, grid) ** 2
+    return np.sqrt(fwhm**2 + 8 * math.log(2) * variance)
 
 
 def resample(
@@ -58,8 +99,9 @@ def resample(
         out = np.where(_nearest(_grown(bad), x, y, outside=1) != 0, np.nan, out)
     elif method == "adaptive":
         out = reproject_adaptive(
-            (holes, source), target, (size, size), kernel="gaussian", boundary_mode="strict", bad_value_mode="strict",
-            return_footprint=False, roundtrip_coords=False,
+            (holes, source), target, (size, size), kernel="gaussian", kernel_width=2 * _SIGMA,
+            sample_region_width=2 * _REACH, boundary_mode="strict", bad_value_mode="strict", return_footprint=False,
+            roundtrip_coords=False,
         )  # fmt: skip
     else:
         out, covered = reproject_exact((holes, source), target, (size, size))

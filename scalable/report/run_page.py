@@ -60,7 +60,7 @@ def write_run_page(
         lambda: _variability(survey, collection, products),
         lambda: _bright(survey, collection),
         lambda: _colour_colour(survey, collection),
-        lambda: _cutouts(products),
+        lambda: _cutouts(survey, products),
     ]
     makers: list[Callable[[], list[Section]]] = [
         lambda: [_accounting(collection), _versions(collection)],
@@ -91,9 +91,12 @@ def write_run_page(
     progress("report", len(makers), len(makers), 0)
 
 
-def _cutouts(products: Path) -> list[Section]:
+def _cutouts(survey: Survey, products: Path) -> list[Section]:
     path = products / "cutouts.zarr"
-    return cube_sections(open_cube(path)) if path.exists() else []
+    if path.exists():
+        return cube_sections(open_cube(path))
+    absent = "Left out: no image was there when this page was written. A later run makes them once images are there."
+    return [Section("Cutouts", absent)] if survey.products.cutouts else []
 
 
 def _accounting(collection: Collection) -> Section:

@@ -120,7 +120,8 @@ def test_five_hsc_bands_and_hst_in_one_cube_on_the_pixels_of_hsc(data: Path, tmp
     described = survey(
         tmp_path,
         tmp_path,
-        "bands: [g, r, i, F814W, z, y]\nimages: {index: index.csv, path: '{name}.fits', band: band, plane: plane}\n",
+        "bands: [g, r, i, F814W, z, y]\n"
+        "images: {index: index.csv, path: '{name}.fits', band: band, plane: plane, psf_fwhm: {value: 0.6}}\n",
     )
     pixels, wcs = read(tmp_path / "Cut_HSC1.fits")
     ra, dec = to_sky(wcs, np.array([24.0]), np.array([25.0]))
@@ -133,6 +134,9 @@ def test_five_hsc_bands_and_hst_in_one_cube_on_the_pixels_of_hsc(data: Path, tmp
     ours, other = cube.isel(band=hsc), cube.sel(band=["F814W"])
     scale = float(ours["pixel_scale"][0, 0])
     assert (ours["downsampling"].values == 1).all()
+    assert (ours["psf_fwhm_after"].values == np.float32(0.6)).all(), "copied, not moved"
+    moved = np.sqrt(0.6**2 + 8 * np.log(2) * (0.168**2 + 0.03**2) / 12)
+    assert float(other["psf_fwhm_after"][0, 0]) == pytest.approx(moved, rel=1e-3)
     assert float(other["downsampling"][0, 0]) == pytest.approx(0.168 / 0.03, rel=1e-3)
     # The same light, whatever the pixels: against a sum over HST's own pixels in the same square.
     fine, fine_wcs = read(tmp_path / "Cut_HST1.fits")
@@ -208,3 +212,23 @@ def test_check_finds_a_filter_keyword_that_contradicts_the_index_once(tmp_path: 
     found = {finding.name: finding.message for finding in check(survey(tmp_path, tmp_path, text)).findings}
     assert set(found) == {"filter-image", "unreadable-image"}
     assert "frame-2.fits: HDU 0: file ends at byte 3000" in found["unreadable-image"]
+
+
+def test_check_says_that_no_image_is_there_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "a.fits").write_bytes(b"SIMPLE")
+    (tmp_path / "empty.csv").write_text("name,filter\n")
+    for images, message in (
+        ("{glob: 'im*/*.fits', band: {value: g}}", f"images.glob: 'im*/*.fits' finds no file below {tmp_path}; correct the glob"),
+        ("{index: i.csv, path: '{name}', band: filter}", "i.csv: the index of images is not there; set images.index or root"),
+        ("{index: empty.csv, path: '{name}', band: filter}", "empty.csv: the index of images has no row; add one for each"),
+        (
+            "{glob: '*.fits', band: {value: g}}",
+            "none of 1 files holds an image that can be used: a.fits: HDU 0: not a FITS file",
+        ),
+    ):
+        text = f"bands: [g]\nimages: {images}\n"
+        [finding] = check(survey(tmp_path, tmp_path, text)).findings
+        assert finding.name == "missing-images"
+        assert message in finding.message
+        assert "accept: [missing-images]" in finding.settle
+        assert check(survey(tmp_path, tmp_path, text + "accept: [missing-images]\n")).findings == ()

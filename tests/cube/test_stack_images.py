@@ -23,6 +23,7 @@ from scalable.cube.contract import cutout_wcs, raw_headers
 from scalable.cube.stack import CutoutSize, stack_images
 from scalable.errors import ColumnError, InputError, SurveyError
 from scalable.io.fits_image import FitsImage
+from scalable.io.image_reader import FakeImages
 from scalable.sky.grid import Tiles, to_pixel, to_sky
 from scalable.sky.healpix import to_pixels
 from scalable.survey import Survey, open_survey
@@ -90,6 +91,7 @@ def test_every_epoch_is_astropys_cutout_bit_for_bit(field_of_images: tuple[Surve
                 assert float(one["pad_fraction"]) == pytest.approx(outside.mean())
                 assert float(one["mjd"]) == fits.getheader(path)["MJD-OBS"]
                 assert float(one["psf_fwhm"]) == pytest.approx(fits.getheader(path)["FWHM"])
+                assert float(one["psf_fwhm_after"]) == float(one["psf_fwhm"])
                 seen += 1
     assert seen == 6 * 9
     assert (cube["downsampling"].values == 1).all()
@@ -109,6 +111,25 @@ def test_nothing_is_computed_and_each_file_is_opened_once_a_task(field_of_images
     cube[["image", "state"]].compute()
     assert len(reader.opens) == 9
     assert set(reader.opens.values()) == {1}
+
+
+def test_a_task_opens_only_the_images_that_may_show_its_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalable.cube.stack.MOST_OBJECTS", 5)
+    header = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 16, "CRPIX2": 16, "CDELT1": -1e-4, "CDELT2": 1e-4}
+    files, ra = {}, []
+    for n in range(8):
+        (tmp_path / f"{n}.fits").touch()
+        cards = fits.Header({**header, "CRVAL1": 40.0 + 5 * n, "CRVAL2": 60.0})
+        pixels = np.full((32, 32), n, np.float32)
+        files[str(tmp_path / f"{n}.fits")] = [(cards.tostring().encode(), pixels)]
+        ra += [40.0 + 5 * n + 1e-4 * k for k in range(5)]
+    (tmp_path / "s.yaml").write_text("survey: a\nroot: .\nbands: [g]\nimages: {glob: '*.fits', band: {value: g}}\n")
+    reader = FakeImages(files, {})
+    cube = stack_images(open_survey(tmp_path / "s.yaml"), positions(ra, [60.0] * 40), size=4, combine="mean", reader=reader)
+    reader.opens.clear()
+    found = cube[["image"]].compute().sortby("object_id")
+    assert (found["image"].values == np.repeat(np.arange(8), 5)[:, None, None, None]).all()
+    assert reader.opens == dict.fromkeys(files, 1), "eight tasks, an image each"
 
 
 @dataclass(frozen=True)
@@ -192,6 +213,10 @@ def test_moved_point_sources_keep_flux_and_place(tmp_path: Path, method: str, st
         assert (image * x).sum() / image.sum() == pytest.approx(expected[0][0], abs=0.05)
         assert (image * y).sum() / image.sum() == pytest.approx(expected[1][0], abs=0.05)
         assert float(cube["downsampling"].values[0, 0]) == pytest.approx(step / 0.25, rel=1e-3)
+        # The width of the star as it lies there, without the side of the pixel that it was recorded with.
+        apart = (x - expected[0][0]) ** 2 + (y - expected[1][0]) ** 2
+        variance = (image * apart).sum() / image.sum() / 2 * step**2 - 0.25**2 / 12
+        assert float(cube["psf_fwhm_after"].values[0, 0]) == pytest.approx(np.sqrt(8 * np.log(2) * variance), rel=0.005)
 
 
 def test_a_surface_brightness_is_not_multiplied_by_the_area(tmp_path: Path) -> None:
@@ -209,6 +234,8 @@ def test_a_surface_brightness_is_not_multiplied_by_the_area(tmp_path: Path) -> N
                 open_survey(tmp_path / "s.yaml"), positions(10.0, 60.0), size=12, combine="mean", resampling=method, grid=0.72
             ).compute()
             assert np.allclose(cube["image"].values, expected, rtol=1e-4)
+            assert np.isnan(cube["psf_fwhm"].values).all()
+            assert np.isnan(cube["psf_fwhm_after"].values).all()
 
 
 def test_exposures_on_one_grid_are_combined_bit_for_bit(tmp_path: Path) -> None:
@@ -220,6 +247,9 @@ def test_exposures_on_one_grid_are_combined_bit_for_bit(tmp_path: Path) -> None:
     part = [image[y0 : y0 + 20, x0 : x0 + 20] for image in images]
     assert np.array_equal(cube["image"].values[0, 0], np.median(part, axis=0).astype(np.float32))
     assert np.allclose(cube["ivar"].values, 3 / spec.noise**2 * 2 / np.pi)
+    widths = np.array([fits.getheader(tmp_path / "images" / f"g-{n:03d}.fits")["FWHM"] for n in range(3)])
+    assert float(cube["psf_fwhm"].values[0, 0]) == pytest.approx(widths.mean())
+    assert float(cube["psf_fwhm_after"].values[0, 0]) == pytest.approx(np.sqrt((widths**2).mean()))
     moved = ImageSpec(seed=3, bands=("g",), epochs=2, size=64, stars=5, galaxies=0)
     with pytest.raises(SurveyError, match="different pixel grids"):
         stack_images(open_survey(write_images(moved, tmp_path / "b")), positions(150.0, 2.2), size=20, combine="mean").compute()

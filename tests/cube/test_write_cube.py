@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xarray as xr
+from astropy.io import fits
 from distributed import LocalCluster
 
-from scalable.cube.contract import check_cube, open_cube
+from scalable.cube.contract import check_cube, open_cube, raw_headers
 from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube
 from scalable.errors import StoreError
@@ -255,6 +256,10 @@ def test_thirty_bands_go_from_fits_to_zarr_and_back_each_with_its_label(tmp_path
         name = cube["exposure_name"].values[int(cube["exposure"].values[0, n, 0])]
         assert name == f"images/{band}-000.fits"
         assert float(light[n]) <= sum(sources[f"flux_{band}"].to_pylist()) * 1.001
+        y0, x0 = (int(cube[key].values[0, n, 0]) for key in ("y0", "x0"))
+        pixels = fits.getdata(tmp_path / name, "SCI")[y0 : y0 + 40, x0 : x0 + 40]
+        assert np.array_equal(cube["image"].values[0, n, 0], pixels)
+        assert fits.Header.fromstring(raw_headers(cube, int(cube["exposure_source"][n]))[0])["FILTER"] == band
 
 
 MEMORY = """
