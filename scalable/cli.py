@@ -30,6 +30,7 @@ _LAZY = {
     "SkySpec": "scalable.synthetic.sky",
     "make_sky": "scalable.synthetic.sky",
     "write_tables": "scalable.synthetic.tables",
+    "add_mixture": "scalable.synthetic.tables",
     "add_images": "scalable.synthetic.images",
     "WRITERS": "scalable.io.export",
     "input_bytes": "scalable.catalog.ingest",
@@ -154,6 +155,7 @@ def demo(folder: Path, seed: int, scheduler: str | None, workers: int | None) ->
         sky = _lazy("make_sky")(_lazy("SkySpec")(seed=seed))
         _lazy("write_tables")(sky, folder)
         _lazy("add_images")(sky, folder)
+        _lazy("add_mixture")(folder)
     _run(survey_file, folder / "store", None, scheduler, workers, as_json=False)
 
 

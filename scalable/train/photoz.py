@@ -124,11 +124,11 @@ def fit_photoz(
     if checkpoint is not None and "checkpoint" in chosen.get_params():
         chosen.set_params(checkpoint=checkpoint)
     model = _fit(batches, features, chosen, transform)
-    found: dict[str, Any] = {"train": _overall(model, batches), "folds": []}
+    found: dict[str, Any] = {"train": overall(model, batches), "folds": []}
     for fold in range(folds):
         others = [n for n in range(folds) if n != fold]
         partial = _fit(batches.fold(others, folds, seed=seed), features, _uncheckpointed(model.estimator), transform)
-        found["folds"].append(_overall(partial, batches.fold([fold], folds, seed=seed)))
+        found["folds"].append(overall(partial, batches.fold([fold], folds, seed=seed)))
     return described(
         model, metrics=found, data=batches.digest(), rows=batches.count(), left_out=account, versions=versions(), seed=seed
     )
@@ -212,18 +212,19 @@ def evaluate_pdf(model: Model, data: Data, **table: Any) -> dict[str, float]:
     return pdf_metrics(np.concatenate([p for p, _ in found]), edges, np.concatenate([z for _, z in found]))
 
 
-def _overall(model: Model, batches: Batches) -> dict[str, float]:
+def overall(model: Model, batches: Batches) -> dict[str, float]:
+    """Return every metric on all rows, by its id; computes."""
     row = evaluate(model, batches).to_pylist()[0]
     return {name: row[name] for name in DEFINITIONS}
 
 
 def permutation_importance(model: Model, batches: Batches, *, seed: int = 0) -> dict[str, float]:
     """Return by how much ``median_abs`` grows when one feature is shuffled within blocks, for each feature."""
-    base = _overall(model, batches)["median_abs"]
+    base = overall(model, batches)["median_abs"]
     found = {}
     for n, name in enumerate(batches.names):
         parts = tuple(_Shuffled(part, n, seed) for part in batches.parts)
-        found[name] = _overall(model, replace(batches, parts=parts))["median_abs"] - base
+        found[name] = overall(model, replace(batches, parts=parts))["median_abs"] - base
     return found
 
 
