@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import shlex
 import sys
@@ -546,6 +547,20 @@ def _bins(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, list[float]]:
     return found
 
 
+def _edges(_: Any, __: Any, text: str | None) -> list[float]:
+    """Read LOW,HIGH,BINS as the edges of so many equal bins."""
+    if not text:
+        return []
+    try:
+        low, high, bins = (float(part) for part in text.split(","))
+        count = int(bins)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not LOW,HIGH,BINS") from None
+    if not (low < high and 1 < count == bins):
+        raise click.BadParameter(f"{text!r}: give a range and a whole number of bins, two or more")
+    return [low + (high - low) * n / count for n in range(count + 1)]
+
+
 def _table_of(paths: tuple[Path, ...]) -> Any:
     """Return what paths name: a store's objects, a HATS catalogue, or files."""
     if len(paths) == 1 and paths[0].is_dir():
@@ -572,6 +587,7 @@ rules_option = click.option(
 @click.option("--others", callback=_listed, metavar="A,B,...", help="Further columns, taken as they are.")
 @click.option("--target", default="", metavar="COLUMN", help="Redshifts to learn; without it a mixture is fitted.")
 @click.option("--estimator", default="boosting", show_default=True, help="linear, ridge, lasso, boosting, forest, network, ...")
+@click.option("--pdf", callback=_edges, metavar="LOW,HIGH,BINS", help="Bins of the p(z) that a network or a forest is to give.")
 @click.option("--components", callback=_listed, metavar="K,K,...", help="Of a mixture; the least BIC is taken. [default: 5]")
 @click.option("--test", multiple=True, type=click.Path(path_type=Path, exists=True), help="Files to judge on; repeat for more.")
 @click.option("--compare", "compare_all", is_flag=True, help="Fit every estimator and judge each on --test.")
@@ -590,6 +606,7 @@ def train(
     others: tuple[str, ...],
     target: str,
     estimator: str,
+    pdf: list[float],
     components: tuple[str, ...],
     test: tuple[Path, ...],
     compare_all: bool,
@@ -615,7 +632,8 @@ def train(
             _show_comparison(scalable.compare(*sides, features, seed=seed))
             return
         if target:
-            found = scalable.fit_photoz(table, features, target=target, estimator=estimator, folds=folds, seed=seed, **how)
+            learner = scalable.estimator_of(estimator, **({"bins": pdf} if pdf else {}))
+            found = scalable.fit_photoz(table, features, target=target, estimator=learner, folds=folds, seed=seed, **how)
             _show_metrics(found)
         else:
             counts = [int(text) for text in components or ("5",)]
@@ -673,9 +691,13 @@ def evaluate(
     scheduler: str | None,
     workers: int | None,
 ) -> None:
-    """Measure MODEL on rows with known redshifts: every metric by its id, overall and in bins."""
+    """Measure MODEL on rows with known redshifts: every metric by its id, overall and in bins, and those of its p(z)."""
+    judged, table, how = scalable.open_model(model), _table_of(data), {"rules": _rules(survey)}
     with _connected(scheduler, workers, default="threads"):
-        found = scalable.evaluate(scalable.open_model(model), _table_of(data), bins=bins, rules=_rules(survey)).to_pylist()
+        found = scalable.evaluate(judged, table, bins=bins, **how).to_pylist()
+        if getattr(judged.estimator, "bins", None) is not None:
+            densities = scalable.evaluate_pdf(judged, table, **how)
+            found = [{**row, **{name: math.nan if row["by"] else value for name, value in densities.items()}} for row in found]
     if as_json:
         click.echo(json.dumps([{name: None if value != value else value for name, value in row.items()} for row in found]))
         return
@@ -683,7 +705,8 @@ def evaluate(
     table = Table("metric", *heads)
     for name in found[0]:
         if name not in ("by", "low", "high"):
-            table.add_row(name, *(f"{row[name]:,}" if name == "rows" else f"{row[name]:.5f}" for row in found))
+            cells = ("" if math.isnan(row[name]) else f"{row[name]:,}" if name == "rows" else f"{row[name]:.5f}" for row in found)
+            table.add_row(name, *cells)
     out.print(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.base import clone
 
 from scalable.errors import InputError, nearest
 from scalable.kernels.features import Features
-from scalable.kernels.metrics import DEFINITIONS
+from scalable.kernels.metrics import DEFINITIONS, PdfSums
 from scalable.train.batches import Batches, Block, Part
 from scalable.train.components import PCA, Standardizer
 from scalable.train.metrics import pdf_metrics, point_metrics
@@ -41,6 +42,8 @@ WORDS = {
 """Short names of estimators, as the command line takes them."""
 
 JUDGED = ("z_phot", "z_spec")
+PDF_ROWS = 1 << 13
+"""Rows whose p(z) are held at once."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,24 @@ class _Judged:
                 yield replace(block, columns=columns, own_keys=block.keys)
 
 
-def estimator_of(estimator: Any) -> Any:
-    """Return a new estimator from a short name, or from one that is given."""
-    if not isinstance(estimator, str):
-        return clone(estimator)
-    if estimator not in WORDS:
-        raise InputError(f"no estimator {estimator!r}; {nearest(estimator, WORDS)}")
-    return ESTIMATORS[WORDS[estimator]]()
+def estimator_of(estimator: Any, **parameters: Any) -> Any:
+    """Return a new estimator from one of `WORDS`, or from one that is given, with some parameters of your own.
+
+    Raises
+    ------
+    InputError
+        If there is no such estimator, or it has no such parameter.
+    """
+    if isinstance(estimator, str):
+        if estimator not in WORDS:
+            raise InputError(f"no estimator {estimator!r}; {nearest(estimator, WORDS)}")
+        fresh = ESTIMATORS[WORDS[estimator]]()
+    else:
+        fresh = clone(estimator)
+    for name in parameters:
+        if name not in fresh.get_params():
+            raise InputError(f"{type(fresh).__name__} has no parameter {name!r}; {nearest(name, fresh.get_params())}")
+    return fresh.set_params(**parameters)
 
 
 def fit_photoz(
@@ -202,14 +216,28 @@ def evaluate(
 
 
 def evaluate_pdf(model: Model, data: Data, **table: Any) -> dict[str, float]:
-    """Measure the p(z) of a model that gives them: ``pit_ks``, ``pit_cvm``, ``pit_ad``, ``crps``, ``cde_loss``; computes.
+    """Measure the p(z) of a model that gives them, in one pass: every metric of `PDF_DEFINITIONS` by its id; computes.
 
-    The probabilities of all rows are held in memory.
+    Parameters
+    ----------
+    model : Model
+        With a network or a forest that has ``bins``.
+    data : Catalog, Batches, pyarrow.Table, path or sequence of paths
+        With the target; ``rules`` and ``key`` are handed on to `batches_of`.
     """
+    if getattr(model.estimator, "bins", None) is None:
+        raise InputError(f"{model.kind} gives no p(z) that could be judged; train a network or a forest with bins of the target")
     batches = batches_of(data, model.features, target=model.target, **table)
-    found = [(model.estimator.predict_pdf_columns(model.inputs(block.columns)), block.target) for block in batches.blocks()]
-    edges = np.asarray(model.estimator.bins, dtype=np.float64)
-    return pdf_metrics(np.concatenate([p for p, _ in found]), edges, np.concatenate([z for _, z in found]))
+    return pdf_metrics(batches.over(_pdf_sums, PdfSums.merge, model))
+
+
+def _pdf_sums(block: Block, model: Model) -> PdfSums:
+    found = []
+    for start in range(0, len(block), PDF_ROWS):
+        cut = slice(start, start + PDF_ROWS)
+        shares = model.estimator.predict_pdf_columns(model.inputs(np.ascontiguousarray(block.columns[:, cut])))
+        found.append(PdfSums.of(shares, np.asarray(model.estimator.bins, dtype=np.float64), block.target[cut]))
+    return reduce(PdfSums.merge, found)
 
 
 def overall(model: Model, batches: Batches) -> dict[str, float]:

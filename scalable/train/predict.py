@@ -130,7 +130,7 @@ def predict(data: Catalog | pa.Table, model: Model, *, column: str = "", pdf: bo
     title = data.title if isinstance(data, Catalog) else "the table"
     model.check(schema, title)
     if pdf and getattr(model.estimator, "bins", None) is None:
-        raise ColumnError(f"{model.kind} gives no p(z); train a MLPRegressor(bins=...)")
+        raise ColumnError(f"{model.kind} gives no p(z); train a network or a forest with bins of the target")
     step = Prediction(_seen(model, schema), column or ("z_phot" if model.target else "log_density"), pdf)
     for new in step.added:
         if new.name in schema:
