@@ -192,7 +192,9 @@ def _criteria(model: Model) -> Section:
 def _taught(model: Model) -> str:
     """Say what a model was taught with, and which rows were left out."""
     out = ", ".join(f"{number:,} {reason}" for reason, number in model.about["left_out"].items() if number and reason != "used")
-    rows = f"{model.kind} of {', '.join(model.features.names)}, taught with {model.about['rows']:,} rows"
+    rows = (
+        f"{model.kind} of {', '.join(model.features.names)}, taught with {model.about['rows']:,} rows of {model.about['origin']}"
+    )
     return f"{rows}; left out: {out}." if out else f"{rows}."
 
 

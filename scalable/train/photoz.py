@@ -19,7 +19,7 @@ from scalable.kernels.metrics import DEFINITIONS, PdfSums
 from scalable.train.batches import Batches, Block, Part
 from scalable.train.components import PCA, Standardizer
 from scalable.train.metrics import pdf_metrics, point_metrics
-from scalable.train.mixture import GaussianMixture
+from scalable.train.mixture import GaussianMixture, log_likelihoods
 from scalable.train.model import ESTIMATORS, Model, described, versions
 from scalable.train.spill import spilled
 from scalable.train.tables import Data, TablePart, batches_of, left_out
@@ -143,9 +143,13 @@ def fit_photoz(
         others = [n for n in range(folds) if n != fold]
         partial = _fit(batches.fold(others, folds, seed=seed), features, _uncheckpointed(model.estimator), transform)
         found["folds"].append(overall(partial, batches.fold([fold], folds, seed=seed)))
-    return described(
-        model, metrics=found, data=batches.digest(), rows=batches.count(), left_out=account, versions=versions(), seed=seed
-    )
+    return described(model, metrics=found, left_out=account, seed=seed, **_origin(batches))
+
+
+def _origin(batches: Batches) -> dict[str, Any]:
+    """Return what a model says of the rows that it was taught with, and of the code."""
+    digest, rows = batches.digest_and_count()
+    return {"data": digest, "rows": rows, "origin": batches.origin, "versions": versions()}
 
 
 def _uncheckpointed(estimator: Any) -> Any:
@@ -315,20 +319,21 @@ def fit_mixture(
     start = GaussianMixture(counts[0], covariance_type=covariance_type, n_init=n_init, tol=tol, seed=seed, **options)
     with spilled(train) as rows:
         fits = start.fit_counts(rows, counts)
-        criteria: list[dict[str, Any]] = [
-            {
-                "components": fit.n_components,
-                "train": fit.score(rows),
-                "held_out": fit.score(batches.fold([0], of, seed=seed)) if of else None,
-                "bic": fit.bic(rows),
-                "aic": fit.aic(rows),
-                "passes": fit.n_iter_,
-                "converged": bool(fit.converged_),
-            }
-            for fit in fits
-        ]
+        number, likelihoods = rows.count(), log_likelihoods(rows, [fit.parameters for fit in fits])
+    unseen = batches.fold([0], of, seed=seed) if of else None
+    held = log_likelihoods(unseen, [fit.parameters for fit in fits]) if unseen else [None] * len(fits)
+    criteria: list[dict[str, Any]] = [
+        {
+            "components": fit.n_components,
+            "train": mean,
+            "held_out": apart,
+            "bic": fit.criterion(mean, number, float(np.log(number))),
+            "aic": fit.criterion(mean, number, 2.0),
+            "passes": fit.n_iter_,
+            "converged": bool(fit.converged_),
+        }
+        for fit, mean, apart in zip(fits, likelihoods, held, strict=True)
+    ]
     best = int(np.argmin([row["bic"] for row in criteria]))
     model = Model(fits[best], features, dict(batches.column_units), about={"feature_units": list(batches.units)})
-    return described(
-        model, criteria=criteria, data=batches.digest(), rows=batches.count(), left_out=account, versions=versions(), seed=seed
-    )
+    return described(model, criteria=criteria, left_out=account, seed=seed, **_origin(batches))

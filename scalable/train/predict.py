@@ -22,7 +22,8 @@ from scalable.kernels.mixture import Parameters, log_density, responsibilities
 from scalable.schema import Column, Schema
 from scalable.survey import ColumnRule
 from scalable.train.model import Model
-from scalable.train.tables import Data, columns_of, rows_of_files
+from scalable.train.rows import rows_of_files
+from scalable.train.tables import Data, columns_of
 
 Float = NDArray[np.float64]
 
