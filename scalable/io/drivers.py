@@ -61,8 +61,9 @@ class AnyPlace:
 
     def cut(self, source: Source, rows: int) -> list[Source]:
         """Return sources of about so many rows each, or the source alone where its format, or its place, has to be read whole."""
-        whole = is_remote(source.path) or not isinstance(self.reader, CutReader)
-        return [source] if whole else self.reader.cut(source, rows)
+        if is_remote(source.path) or not isinstance(self.reader, CutReader):
+            return [source]
+        return self.reader.cut(source, rows)
 
 
 def reader_for(name: str) -> AnyPlace:

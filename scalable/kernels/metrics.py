@@ -132,9 +132,10 @@ class PdfSums(NamedTuple):
         pit = bin_pit(shares, edges, z_spec)
         cell = np.minimum((pit * PIT_CELLS).astype(np.int64), PIT_CELLS - 1)
         kept = np.clip(pit, 1e-6, 1 - 1e-6)
-        by_cell = [np.bincount(cell, weight, PIT_CELLS) for weight in (None, pit, np.log(kept), np.log1p(-kept))]
+        weights = (None, pit, np.log(kept), np.log1p(-kept))
+        by_cell = [np.bincount(cell, weight, PIT_CELLS).astype(np.float64, copy=False) for weight in weights]
         losses = np.array([bin_crps(shares, edges, z_spec).sum(), bin_cde(shares, edges, z_spec).sum()])
-        return cls(by_cell[0].astype(np.float64), by_cell[1], np.array(by_cell[2:]), losses)
+        return cls(by_cell[0], by_cell[1], np.array(by_cell[2:]), losses)
 
     def merge(self, other: PdfSums) -> PdfSums:
         """Return the sums over two disjoint sets of rows."""

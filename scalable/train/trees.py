@@ -271,7 +271,7 @@ def _leaf_bins(block: Block, trees: Sequence[tuple[int, Tree]], edges: Float, se
     for number, tree in trees:
         target, weight = _bootstrap(block, number, seed)
         cell = leaves(_codes(block), tree) * bins + bin_of(target, edges)
-        found.append(np.bincount(cell, weight, len(tree.feature) * bins).reshape(-1, bins))
+        found.append(np.asarray(np.bincount(cell, weight, len(tree.feature) * bins), np.float64).reshape(-1, bins))
     return found
 
 
