@@ -72,6 +72,8 @@ _PUBLIC = {
     "evaluate": "scalable.train.photoz",
     "evaluate_pdf": "scalable.train.photoz",
     "compare": "scalable.train.compare",
+    "Variant": "scalable.train.compare",
+    "usual_variants": "scalable.train.compare",
     "predict": "scalable.train.predict",
     "predict_files": "scalable.train.predict",
     "to_qp": "scalable.train.predict",

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -547,6 +547,18 @@ def _bins(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, list[float]]:
     return found
 
 
+def _missing(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, str | float]:
+    """Read STATE=VALUE options."""
+    found: dict[str, str | float] = {}
+    for text in texts:
+        state, _, value = text.partition("=")
+        try:
+            found[state] = value if value in ("drop", "keep") else float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not STATE=NUMBER, STATE=drop or STATE=keep") from None
+    return found
+
+
 def _edges(_: Any, __: Any, text: str | None) -> list[float]:
     """Read LOW,HIGH,BINS as the edges of so many equal bins."""
     if not text:
@@ -585,12 +597,19 @@ rules_option = click.option(
 )
 @click.option("--reference", default="", metavar="A", help="One of them that is a feature itself.")
 @click.option("--others", callback=_listed, metavar="A,B,...", help="Further columns, taken as they are.")
+@click.option(
+    "--missing",
+    callback=_missing,
+    multiple=True,
+    metavar="STATE=VALUE",
+    help="What stands for values of a state, such as non_detection=28; drop leaves the row out, keep takes what was imputed.",
+)
 @click.option("--target", default="", metavar="COLUMN", help="Redshifts to learn; without it a mixture is fitted.")
 @click.option("--estimator", default="boosting", show_default=True, help="linear, ridge, lasso, boosting, forest, network, ...")
 @click.option("--pdf", callback=_edges, metavar="LOW,HIGH,BINS", help="Bins of the p(z) that a network or a forest is to give.")
 @click.option("--components", callback=_listed, metavar="K,K,...", help="Of a mixture; the least BIC is taken. [default: 5]")
 @click.option("--test", multiple=True, type=click.Path(path_type=Path, exists=True), help="Files to judge on; repeat for more.")
-@click.option("--compare", "compare_all", is_flag=True, help="Fit every estimator and judge each on --test.")
+@click.option("--compare", "compare_all", is_flag=True, help="Fit every estimator, in several ways, and judge each on --test.")
 @click.option("--folds", default=5, show_default=True, help="Folds that the error is measured on; 0 for none.")
 @click.option("--key", default="", help="Column that identifies a row.")
 @click.option("--sky-order", type=int, help="Keep pixels of this HEALPix order together in folds.")
@@ -604,6 +623,7 @@ def train(
     magnitudes: tuple[str, ...],
     reference: str,
     others: tuple[str, ...],
+    missing: dict[str, str | float],
     target: str,
     estimator: str,
     pdf: list[float],
@@ -621,15 +641,21 @@ def train(
     workers: int | None,
 ) -> None:
     """Teach a model redshifts, or fit a mixture, from a store, a catalogue or files (DATA) of any size."""
-    features = scalable.Features(magnitudes, reference=reference, others=others)
+    features = scalable.Features(magnitudes, reference=reference, others=others, missing={"imputed": "keep", **missing})
     how: dict[str, Any] = {"key": key, "sky_order": sky_order, "rules": _rules(survey)}
     table = _table_of(data)
     with _connected(scheduler, workers, default="threads"):
         if compare_all:
             if not (target and test):
                 raise click.UsageError("--compare needs --target and --test")
-            sides = [scalable.batches_of(side, features, target=target, **how) for side in (table, _table_of(test))]
-            _show_comparison(scalable.compare(*sides, features, seed=seed))
+            whole = replace(features, missing={})
+            tables = (table, _table_of(test))
+            train, judge = (scalable.batches_of(side, features, target=target, **how) for side in tables)
+            sides = [scalable.batches_of(side, whole, target=target, **how) for side in tables]
+            variants = scalable.usual_variants(train, judge)
+            if sides[0].count() < train.count():
+                variants.append(scalable.Variant("taught and judged on whole rows", *sides))
+            _show_comparison(scalable.compare(train, judge, features, variants=variants, seed=seed))
             return
         if target:
             learner = scalable.estimator_of(estimator, **({"bins": pdf} if pdf else {}))
@@ -668,10 +694,10 @@ def _show_criteria(model: Any) -> None:
 
 
 def _show_comparison(found: Any) -> None:
-    table = Table("estimator", "train", "test", "best", "seconds", "chosen", "note")
+    table = Table("estimator", "variant", "rows", "train", "test", "best", "seconds", "chosen", "note")
     for row in found.to_pylist():
-        numbers = [f"{row[name]:.4f}" for name in ("train", "test", "test_best")]
-        table.add_row(row["estimator"], *numbers, f"{row['seconds']:.1f}", row["chosen"], row["note"])
+        numbers = [f"{row['rows']:,}", *(f"{row[name]:.4f}" for name in ("train", "test", "test_best"))]
+        table.add_row(row["estimator"], row["variant"], *numbers, f"{row['seconds']:.1f}", row["chosen"], row["note"])
     out.print(table)
 
 

@@ -61,6 +61,7 @@ def test_densities_are_trained_measured_and_predicted(table: Path, tmp_path: Pat
     assert pq.read_schema(out).field("z_phot_pdf").type == pa.list_(pa.float32(), 12)
     found = scalable("train", table, "--magnitudes", "g,r", "--target", "z", "--estimator", "ridge", "--pdf", "0,1,9")
     assert "Ridge has no parameter 'bins'" in found.output
+    assert "is not STATE=NUMBER" in scalable("train", table, "--missing", "sentinel=x").output
     assert "is not LOW,HIGH,BINS" in scalable("train", table, "--pdf", "0,1").output
 
 
