@@ -149,7 +149,8 @@ def pairs(columns: Floats, names: Sequence[str], *, theme: Theme = LIGHT) -> Fig
     d, n = columns.shape
     if n < 3:
         return sentence("too few rows for a pair plot", theme)
-    figure = sheet(WIDTH, WIDTH, theme)
+    side = min(WIDTH, 1.2 + 2.2 * d)
+    figure = sheet(side, side, theme)
     grid = figure.subplots(d, d, squeeze=False)
     bounds = [limits(column) for column in columns]
     some = np.linspace(0, n - 1, min(n, SCATTER_ROWS)).astype(int)
