@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _LAZY = {
     "SkySpec": "scalable.synthetic.sky",
     "make_sky": "scalable.synthetic.sky",
     "write_tables": "scalable.synthetic.tables",
+    "add_mixture": "scalable.synthetic.tables",
     "add_images": "scalable.synthetic.images",
     "WRITERS": "scalable.io.export",
     "input_bytes": "scalable.catalog.ingest",
@@ -156,6 +158,7 @@ def demo(folder: Path, seed: int, scheduler: str | None, workers: int | None) ->
         sky = _lazy("make_sky")(_lazy("SkySpec")(seed=seed))
         _lazy("write_tables")(sky, folder)
         _lazy("add_images")(sky, folder)
+        _lazy("add_mixture")(folder)
     _run(survey_file, folder / "store", None, scheduler, workers, as_json=False)
 
 
@@ -554,6 +557,32 @@ def _bins(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, list[float]]:
     return found
 
 
+def _missing(_: Any, __: Any, texts: tuple[str, ...]) -> dict[str, str | float]:
+    """Read STATE=VALUE options."""
+    found: dict[str, str | float] = {}
+    for text in texts:
+        state, _, value = text.partition("=")
+        try:
+            found[state] = value if value in ("drop", "keep") else float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not STATE=NUMBER, STATE=drop or STATE=keep") from None
+    return found
+
+
+def _edges(_: Any, __: Any, text: str | None) -> list[float]:
+    """Read LOW,HIGH,BINS as the edges of so many equal bins."""
+    if not text:
+        return []
+    try:
+        low, high, bins = (float(part) for part in text.split(","))
+        count = int(bins)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not LOW,HIGH,BINS") from None
+    if not (low < high and 1 < count == bins):
+        raise click.BadParameter(f"{text!r}: give a range and a whole number of bins, two or more")
+    return [low + (high - low) * n / count for n in range(count + 1)]
+
+
 def _table_of(paths: tuple[Path, ...]) -> Any:
     """Return what paths name: a store's objects, a HATS catalogue, or files."""
     if len(paths) == 1 and paths[0].is_dir():
@@ -578,11 +607,19 @@ rules_option = click.option(
 )
 @click.option("--reference", default="", metavar="A", help="One of them that is a feature itself.")
 @click.option("--others", callback=_listed, metavar="A,B,...", help="Further columns, taken as they are.")
+@click.option(
+    "--missing",
+    callback=_missing,
+    multiple=True,
+    metavar="STATE=VALUE",
+    help="What stands for values of a state, such as non_detection=28; drop leaves the row out, keep takes what was imputed.",
+)
 @click.option("--target", default="", metavar="COLUMN", help="Redshifts to learn; without it a mixture is fitted.")
 @click.option("--estimator", default="boosting", show_default=True, help="linear, ridge, lasso, boosting, forest, network, ...")
+@click.option("--pdf", callback=_edges, metavar="LOW,HIGH,BINS", help="Bins of the p(z) that a network or a forest is to give.")
 @click.option("--components", callback=_listed, metavar="K,K,...", help="Of a mixture; the least BIC is taken. [default: 5]")
 @click.option("--test", multiple=True, type=click.Path(path_type=Path, exists=True), help="Files to judge on; repeat for more.")
-@click.option("--compare", "compare_all", is_flag=True, help="Fit every estimator and judge each on --test.")
+@click.option("--compare", "compare_all", is_flag=True, help="Fit every estimator, in several ways, and judge each on --test.")
 @click.option("--folds", default=5, show_default=True, help="Folds that the error is measured on; 0 for none.")
 @click.option("--key", default="", help="Column that identifies a row.")
 @click.option("--sky-order", type=int, help="Keep pixels of this HEALPix order together in folds.")
@@ -596,8 +633,10 @@ def train(
     magnitudes: tuple[str, ...],
     reference: str,
     others: tuple[str, ...],
+    missing: dict[str, str | float],
     target: str,
     estimator: str,
+    pdf: list[float],
     components: tuple[str, ...],
     test: tuple[Path, ...],
     compare_all: bool,
@@ -612,18 +651,25 @@ def train(
     workers: int | None,
 ) -> None:
     """Teach a model redshifts, or fit a mixture, from a store, a catalogue or files (DATA) of any size."""
-    features = scalable.Features(magnitudes, reference=reference, others=others)
+    features = scalable.Features(magnitudes, reference=reference, others=others, missing={"imputed": "keep", **missing})
     how: dict[str, Any] = {"key": key, "sky_order": sky_order, "rules": _rules(survey)}
     table = _table_of(data)
     with _connected(scheduler, workers, default="threads"):
         if compare_all:
             if not (target and test):
                 raise click.UsageError("--compare needs --target and --test")
-            sides = [scalable.batches_of(side, features, target=target, **how) for side in (table, _table_of(test))]
-            _show_comparison(scalable.compare(*sides, features, seed=seed))
+            whole = replace(features, missing={})
+            tables = (table, _table_of(test))
+            train, judge = (scalable.batches_of(side, features, target=target, **how) for side in tables)
+            sides = [scalable.batches_of(side, whole, target=target, **how) for side in tables]
+            variants = scalable.usual_variants(train, judge)
+            if sides[0].count() < train.count():
+                variants.append(scalable.Variant("taught and judged on whole rows", *sides))
+            _show_comparison(scalable.compare(train, judge, features, variants=variants, seed=seed))
             return
         if target:
-            found = scalable.fit_photoz(table, features, target=target, estimator=estimator, folds=folds, seed=seed, **how)
+            learner = scalable.estimator_of(estimator, **({"bins": pdf} if pdf else {}))
+            found = scalable.fit_photoz(table, features, target=target, estimator=learner, folds=folds, seed=seed, **how)
             _show_metrics(found)
         else:
             counts = [int(text) for text in components or ("5",)]
@@ -658,10 +704,10 @@ def _show_criteria(model: Any) -> None:
 
 
 def _show_comparison(found: Any) -> None:
-    table = Table("estimator", "train", "test", "best", "seconds", "chosen", "note")
+    table = Table("estimator", "variant", "rows", "train", "test", "best", "seconds", "chosen", "note")
     for row in found.to_pylist():
-        numbers = [f"{row[name]:.4f}" for name in ("train", "test", "test_best")]
-        table.add_row(row["estimator"], *numbers, f"{row['seconds']:.1f}", row["chosen"], row["note"])
+        numbers = [f"{row['rows']:,}", *(f"{row[name]:.4f}" for name in ("train", "test", "test_best"))]
+        table.add_row(row["estimator"], row["variant"], *numbers, f"{row['seconds']:.1f}", row["chosen"], row["note"])
     out.print(table)
 
 
@@ -681,9 +727,13 @@ def evaluate(
     scheduler: str | None,
     workers: int | None,
 ) -> None:
-    """Measure MODEL on rows with known redshifts: every metric by its id, overall and in bins."""
+    """Measure MODEL on rows with known redshifts: every metric by its id, overall and in bins, and those of its p(z)."""
+    judged, table, how = scalable.open_model(model), _table_of(data), {"rules": _rules(survey)}
     with _connected(scheduler, workers, default="threads"):
-        found = scalable.evaluate(scalable.open_model(model), _table_of(data), bins=bins, rules=_rules(survey)).to_pylist()
+        found = scalable.evaluate(judged, table, bins=bins, **how).to_pylist()
+        if getattr(judged.estimator, "bins", None) is not None:
+            densities = scalable.evaluate_pdf(judged, table, **how)
+            found = [{**row, **{name: math.nan if row["by"] else value for name, value in densities.items()}} for row in found]
     if as_json:
         click.echo(json.dumps([{name: None if value != value else value for name, value in row.items()} for row in found]))
         return
@@ -691,7 +741,8 @@ def evaluate(
     table = Table("metric", *heads)
     for name in found[0]:
         if name not in ("by", "low", "high"):
-            table.add_row(name, *(f"{row[name]:,}" if name == "rows" else f"{row[name]:.5f}" for row in found))
+            cells = ("" if math.isnan(row[name]) else f"{row[name]:,}" if name == "rows" else f"{row[name]:.5f}" for row in found)
+            table.add_row(name, *cells)
     out.print(table)
 
 

@@ -20,6 +20,7 @@ from scalable.catalog.check import Checked, Finding, check
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest, silent
 from scalable.catalog.ingest_commit import Progress
+from scalable.catalog.light_curves import KEYS
 from scalable.catalog.objects import read_objects
 from scalable.catalog.published import published_store, send_tree, stage_folder
 from scalable.catalog.variability import variability
@@ -39,6 +40,9 @@ from scalable.io.runs import read_json, write_json
 from scalable.kernels.variability import DEFAULT
 from scalable.report.run_page import write_run_page
 from scalable.survey import Cutouts, Products, Survey
+from scalable.train.model import Model, open_model
+from scalable.train.predict import predict, sample_mixture, write_sample
+from scalable.train.products import teach_mixture, teach_photoz
 
 STAGES = ("check", "ingest", "products", "report")
 PREVIEW_ROWS = 10_000
@@ -204,6 +208,7 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
             report.skipped.append(path.name)
         else:
             _cutouts(survey, wanted.cutouts, collection, path, report, progress)
+    _models(survey, collection, folder, report, progress)
     name = "objects" if collection.has_positions else "rows"
     preview = folder / f"{name}_preview.fits"
     if not preview.exists():
@@ -233,6 +238,34 @@ def _cutouts(survey: Survey, wanted: Cutouts, collection: Collection, path: Path
     write_cube(cube, path, on_done=lambda done, total: progress("cutouts", done, total, 0))
 
 
+def _models(survey: Survey, collection: Collection, folder: Path, report: RunReport, progress: Progress) -> None:
+    """Teach what the survey asks for; beside a mixture lies a sample, beside redshifts those predicted for every row."""
+    mixture, photoz = survey.products.mixture, survey.products.photoz
+    teachers: dict[str, Callable[..., Model]] = {}
+    if mixture:
+        teachers["mixture"] = partial(teach_mixture, survey, mixture, collection)
+    if photoz:
+        teachers["photoz"] = partial(teach_photoz, photoz, collection)
+    models: dict[str, Model] = {}
+    for number, (name, teach) in enumerate(teachers.items()):
+        progress("train", number, len(teachers), 0)
+        path, state = folder / f"{name}.h5", folder / f".{name}.state"
+        if path.exists():
+            report.skipped.append(path.name)
+            models[name] = open_model(path)
+        else:
+            models[name] = teach(checkpoint=state)
+            models[name].save(path)
+        state.unlink(missing_ok=True)
+        progress("train", number + 1, len(teachers), 0)
+    sample, redshifts = folder / "mixture_sample.parquet", folder / "redshifts"
+    if mixture and not sample.exists():
+        write_sample(sample_mixture(models["mixture"], mixture.rows), sample)
+    if photoz and collection.has_positions and not redshifts.exists():
+        predicted = predict(collection.detections, models["photoz"], column="z_phot")
+        write_catalog(predicted.select(*KEYS, "observation_id", photoz.target, "z_phot"), redshifts)
+
+
 def _tell(progress: Progress, before: int, total: int, done: int) -> None:
     progress("products", before + done, total, 0)
 
@@ -253,6 +286,9 @@ def _calibrated(collection: Collection, band: str, wanted: Products, folder: Pat
 def _outdated(folder: Path, survey: Survey, report: RunReport) -> None:
     """Drop products that an earlier description asked for in another way."""
     wanted = survey.products.model_dump(mode="json", include={"magnitude", "flux", "statistics", "variability"})
+    for name in ("mixture", "photoz"):
+        if asked := getattr(survey.products, name):
+            wanted[name] = asked.model_dump(mode="json")
     if survey.images and survey.products.cutouts:
         wanted |= {"cutouts": survey.products.cutouts.model_dump(mode="json"), "images": survey.images.model_dump(mode="json")}
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()

@@ -303,6 +303,31 @@ class Cutouts(Part):
     )
 
 
+class Mixture(Part):
+    """The mixture of Gaussians that a run fits to the colours of objects, and the sample that it draws from it."""
+
+    bands: tuple[str, ...] = Field(
+        min_length=2, description="bands in order of wavelength: neighbours make the colours, from the first epochs of magnitude"
+    )
+    components: tuple[int, ...] = Field((1, 3, 5, 10, 20), description="numbers of components; that of the least BIC is taken")
+    classes: tuple[float, ...] = Field((), description="classes that count, for example [-1]; empty: every object")
+    rule: str = Field("any", description="who must say so: any, all or majority of the bands, or the name of one of them")
+    rows: int = Field(100_000, gt=0, description="rows of the sample")
+
+
+class PhotoZ(Part):
+    """The redshifts that a run teaches a model from columns of the tables, and predicts for every row."""
+
+    magnitudes: tuple[str, ...] = Field(min_length=2, description="columns in order of wavelength: neighbours make the colours")
+    target: str = Field(description="column of the spectroscopic redshifts; rows without one teach nothing")
+    reference: str = Field("", description="a magnitude that is itself a feature")
+    estimator: Literal[
+        "linear", "ridge", "lasso", "elastic_net", "boosting", "forest", "adaboost", "network", "neighbours", "kernel", "curve"
+    ] = "boosting"
+    held_out: float = Field(0.2, gt=0, le=0.5, description="share of the objects, by identity, that only judge")
+    sky_order: int | None = Field(None, ge=0, le=29, description="HEALPix order of the pixels that are held out as a whole")
+
+
 class Products(Part):
     """What a run computes and the page shows."""
 
@@ -315,6 +340,8 @@ class Products(Part):
     variability: Variability | None = None
     bright: Bright | None = None
     cutouts: Cutouts | None = None
+    mixture: Mixture | None = None
+    photoz: PhotoZ | None = None
 
 
 class Question(Part):
@@ -525,6 +552,7 @@ class Survey(Part):
         if self.grouping.radius_arcsec > self.store.margin_arcsec:
             raise ValueError("grouping.radius_arcsec must not exceed store.margin_arcsec: tasks see no further across borders")
         self._check_bands()
+        self._check_models()
         self._check_names()
         return self
 
@@ -540,8 +568,8 @@ class Survey(Part):
             raise ValueError("bands: a survey with positions needs at least one")
         if not self.has_positions and self.grouping != Grouping():
             raise ValueError("grouping: objects are found by position, and no column has the roles ra and dec")
-        if not self.has_positions and self.products != Products():
-            raise ValueError("products: a table without positions has none of these; give columns the roles ra and dec")
+        if not self.has_positions and self.products.model_copy(update={"photoz": None}) != Products():
+            raise ValueError("products: a table without positions has none but photoz; give columns the roles ra and dec")
 
     def _check_observations(self) -> None:
         known = self.observations
@@ -561,6 +589,7 @@ class Survey(Part):
             "products.colours": [band for pair in self.products.colours for band in pair],
             "products.variability.band": [self.products.variability.band] if self.products.variability else [],
             "products.bright.bands": self.products.bright.bands if self.products.bright else [],
+            "products.mixture.bands": self.products.mixture.bands if self.products.mixture else [],
         }
         if self.products.cutouts and not self.images:
             raise ValueError("products.cutouts: there are no images; add a block images with glob and band")
@@ -574,6 +603,24 @@ class Survey(Part):
             for band in bands:
                 if band not in self.bands:
                     raise ValueError(f"{where}: no band {band!r}; {nearest(band, self.bands)}")
+
+    def _check_models(self) -> None:
+        mixture, photoz = self.products.mixture, self.products.photoz
+        if mixture:
+            if not self.products.magnitude:
+                raise ValueError("products.mixture: the colours are those of products.magnitude; name that column")
+            if mixture.classes and not any(rule.role == "class" for rule in self.columns.values()):
+                raise ValueError("products.mixture.classes: no column has the role class")
+            rules = ("any", "all", "majority", *mixture.bands)
+            if mixture.rule not in rules:
+                raise ValueError(f"products.mixture.rule: no rule {mixture.rule!r}; {nearest(mixture.rule, rules)}")
+        if photoz:
+            for name in (*photoz.magnitudes, photoz.target):
+                if name not in self.columns:
+                    raise ValueError(f"products.photoz: no column {name!r}; {nearest(name, self.columns)}")
+            if photoz.reference and photoz.reference not in photoz.magnitudes:
+                choices = nearest(photoz.reference, photoz.magnitudes)
+                raise ValueError(f"products.photoz.reference: {photoz.reference!r} is none of the magnitudes; {choices}")
 
     def _check_names(self) -> None:
         # SQL does not tell upper from lower case, so two names may not differ by case alone.
@@ -764,6 +811,8 @@ def model_at(location: tuple[str | int, ...]) -> type[Part] | None:
         ("products", "variability"): Variability,
         ("products", "bright"): Bright,
         ("products", "cutouts"): Cutouts,
+        ("products", "mixture"): Mixture,
+        ("products", "photoz"): PhotoZ,
         ("questions", "*"): Question,
         ("motivation",): Motivation,
         ("query",): Query,

@@ -1,8 +1,9 @@
 """Training at volume: rows a second of each learner on synthetic rows in Parquet, memory, and what others take for the same.
 
-python -m benchmarks.scale.training FOLDER [--rows 20000000 --limit-gib 2] writes the rows once (6 features and a target, 56 bytes
-a row), then runs each learner in a process of its own with two threads, and prints one JSON object. Answers are compared before
-times are printed: linear coefficients with a fit in memory, mixtures with scikit-learn from the same start.
+python -m benchmarks.scale.training FOLDER [--rows 2000000 20000000] [--limit-gib 2] writes the rows once (6 features and a
+target, 56 bytes a row), then runs each learner on each number of rows, in a process of its own with two threads; those that are
+compared run in turn. It prints medians and one JSON object. Answers are compared before times are printed: linear coefficients
+with a fit in memory, mixtures with scikit-learn from the same start.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import json
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
 from sklearn.linear_model import LinearRegression as InMemory
 from sklearn.linear_model import SGDRegressor
 from sklearn.mixture import GaussianMixture as PeerMixture
@@ -28,18 +32,22 @@ from sklearn.mixture import GaussianMixture as PeerMixture
 from scalable.kernels.features import Features
 from scalable.kernels.mixture import Parameters
 from scalable.train.batches import Batches
+from scalable.train.components import PCA
 from scalable.train.incremental import MLPRegressor
-from scalable.train.linear import LinearRegression, Ridge
+from scalable.train.linear import Lasso, LinearRegression, Ridge
 from scalable.train.mixture import expect_all, fit_together, merge_all
 from scalable.train.neighbours import KNeighbors
 from scalable.train.spill import spilled
 from scalable.train.tables import batches_of
 from scalable.train.trees import GradientBoosting, RandomForest
 
+console = Console(stderr=True, width=140)
+
 NAMES = tuple(f"f{n}" for n in range(6))
 FILE_ROWS = 1_000_000
 CENTRES = np.random.default_rng(1).normal(size=(5, 6)) * 2
 PASSES = 5
+ROUNDS = 3
 PEER_ROWS = 500_000
 """Rows that scikit-learn fits mixtures to in memory; its time is linear in them."""
 
@@ -90,6 +98,16 @@ def linear(paths: list[Path]) -> dict[str, Any]:
 def ridge(paths: list[Path]) -> dict[str, Any]:
     """Choose a penalty by five folds and fit: one pass of moments, too."""
     return {"alpha": Ridge(None).fit(rows_of(paths)).alpha_}
+
+
+def lasso(paths: list[Path]) -> dict[str, Any]:
+    """Choose a penalty on sizes by five folds and fit: one pass of moments, too."""
+    return {"alpha": Lasso(None).fit(rows_of(paths)).alpha_}
+
+
+def components(paths: list[Path]) -> dict[str, Any]:
+    """Find principal components: one pass of moments."""
+    return {"answer": PCA().fit(rows_of(paths)).explained_variance_.tolist()}
 
 
 def sgd(paths: list[Path]) -> dict[str, Any]:
@@ -154,8 +172,13 @@ def neighbours(paths: list[Path]) -> dict[str, Any]:
 
 LEARNERS: dict[str, Callable[[list[Path]], dict[str, Any]]] = {
     work.__name__: work
-    for work in (reading, linear, ridge, sgd, linear_on_arrays, one_pass_of_em, mixture, boosting, forest, network, neighbours)
-}
+    for work in (
+        reading, linear, ridge, lasso, components, sgd, one_pass_of_em, mixture, boosting, forest, network, neighbours,
+        linear_on_arrays,
+    )
+}  # fmt: skip
+IN_TURN = ("reading", "linear", "ridge", "lasso", "components", "sgd", "one_pass_of_em")
+"""Learners that are compared: they run in turn, so that what else the machine does falls on all."""
 
 
 def measured(name: str, paths: list[Path], limit_gib: float) -> dict[str, Any]:
@@ -168,64 +191,87 @@ def measured(name: str, paths: list[Path], limit_gib: float) -> dict[str, Any]:
         begin = time.perf_counter()
         found = LEARNERS[name](paths)
         seconds = time.perf_counter() - begin
-    return {
-        "seconds": seconds,
-        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "gib_of_one_file": before,
-        **found,
-    }
+    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": seconds, "gib": gib, "gib_of_one_file": before, **found}
 
 
 def peer_mixture(paths: list[Path]) -> dict[str, Any]:
-    """Fit scikit-learn's mixture to rows in memory from the same start, beside ours on the same rows."""
+    """Fit scikit-learn's mixture to rows in memory from the same start, and ours to the same rows, in turn."""
     X = np.column_stack([pq.read_table(paths[0], columns=[name])[name].to_numpy() for name in NAMES])[:PEER_ROWS]
     given = start()
     precisions = np.linalg.inv(given.covariances)
     peer = PeerMixture(
         5, tol=0.0, max_iter=PASSES, weights_init=given.weights, means_init=given.means, precisions_init=precisions
     )
-    begin = time.perf_counter()
-    peer.fit(X)
-    seconds = time.perf_counter() - begin
-    table = pa.table(dict(zip(NAMES, X.T, strict=True)))
-    batches = batches_of(table, Features((), others=NAMES))
+    batches = batches_of(pa.table(dict(zip(NAMES, X.T, strict=True))), Features((), others=NAMES))
+    theirs, ours = [], []
     with dask.config.set(scheduler="threads", num_workers=2):
         fit_together(batches, [given], kind="full", tol=0.0, floor=1e-6, max_iter=1)
-        begin = time.perf_counter()
-        fit = fit_together(batches, [given], kind="full", tol=0.0, floor=1e-6, max_iter=PASSES)[0]
-        ours = time.perf_counter() - begin
-    difference = float(np.abs(fit.parameters.means - peer.means_).max())
-    assert difference < 1e-9, difference
-    return {
-        "rows": len(X),
-        "scikit-learn": seconds,
-        "scalable": ours,
-        "times": seconds / ours,
-        "largest_difference_of_means": difference,
-    }
+        for _ in range(ROUNDS):
+            begin = time.perf_counter()
+            peer.fit(X)
+            theirs.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            fit = fit_together(batches, [given], kind="full", tol=0.0, floor=1e-6, max_iter=PASSES)[0]
+            ours.append(time.perf_counter() - begin)
+            difference = float(np.abs(fit.parameters.means - peer.means_).max())
+            assert difference < 1e-9, difference
+    figures = {"rows": len(X), "scikit-learn": median(theirs), "scalable": median(ours), "difference_of_means": difference}
+    return {**figures, "times": median(a / b for a, b in zip(theirs, ours, strict=True))}
+
+
+def run(paths: list[Path], rows: int, names: Sequence[str], limit_gib: float) -> dict[str, Any]:
+    """Measure learners, those that are compared in turn."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number in range(ROUNDS):
+        for name in names:
+            if number == 0 or name in IN_TURN:
+                found[name].append(_apart(measured, name, paths, limit_gib))
+                console.print(f"{name}: {found[name][-1]['seconds']:.1f} s, {found[name][-1]['gib']:.2f} GiB")
+    figures: dict[str, Any] = {}
+    for name, runs in found.items():
+        seconds = [one["seconds"] for one in runs]
+        figures[name] = {**runs[0], "seconds": median(seconds), "least": min(seconds), "most": max(seconds)}
+        figures[name]["gib"] = max(one["gib"] for one in runs)
+        figures[name]["rows_per_second"] = rows / figures[name]["seconds"]
+    ratios = {"linear_over_reading": ("linear", "reading"), "em_pass_over_reading": ("one_pass_of_em", "reading")}
+    ratios |= {"sgd_over_linear": ("sgd", "linear"), "sgd_over_ridge": ("sgd", "ridge"), "sgd_over_lasso": ("sgd", "lasso")}
+    for ratio, (above, below) in ratios.items():
+        if above in found and below in found:
+            pairs = zip(found[above], found[below], strict=True)
+            figures[ratio] = median(one["seconds"] / other["seconds"] for one, other in pairs)
+    return figures
+
+
+def show(figures: dict[int, dict[str, Any]]) -> None:
+    """Print one line a learner, for each number of rows."""
+    table = Table("learner", *(f"{rows:,} rows: s\n(least to most)" for rows in figures), "M rows/s", "peak GiB, each")
+    first, last = next(iter(figures.values())), list(figures.values())[-1]
+    for name in (name for name in LEARNERS if name in first):
+        times = (f"{one[name]['seconds']:.2f}\n({one[name]['least']:.2f} to {one[name]['most']:.2f})" for one in figures.values())
+        peaks = ", ".join(f"{one[name]['gib']:.2f}" for one in figures.values())
+        table.add_row(name, *times, f"{last[name]['rows_per_second'] / 1e6:.2f}", peaks)
+    console.print(table)
 
 
 def main() -> None:
-    """Make the rows, run everything, print the figures as JSON."""
+    """Make the rows, run everything, print the figures, and those as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=20_000_000)
+    parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000, 20_000_000])
     parser.add_argument("--limit-gib", type=float, default=2.0, help="most memory for data of each process")
     parser.add_argument("--only", nargs="+", choices=LEARNERS, help="some learners")
     args = parser.parse_args()
-    paths = make(args.folder, args.rows)
-    figures: dict[str, Any] = {"rows": args.rows}
-    for name in args.only or LEARNERS:
-        figures[name] = _apart(measured, name, paths, args.limit_gib)
-        figures[name]["rows_per_second"] = args.rows / figures[name]["seconds"]
+    found: dict[int, dict[str, Any]] = {}
+    paths = make(args.folder, max(args.rows))
+    table = pq.read_table(paths[:2])
+    exact = InMemory().fit(np.column_stack([table[name] for name in NAMES]), table["y"])
+    assert np.allclose(LinearRegression().fit(rows_of(paths[:2])).coef_, exact.coef_, rtol=1e-9)
+    for rows in args.rows:
+        found[rows] = run(paths[: -(-rows // FILE_ROWS)], rows, args.only or list(LEARNERS), args.limit_gib)
+    show(found)
+    figures: dict[str, Any] = {str(rows): one for rows, one in found.items()}
     if not args.only:
-        table = pq.read_table(paths[0])
-        exact = InMemory().fit(np.column_stack([table[name] for name in NAMES]), table["y"])
-        assert np.allclose(LinearRegression().fit(rows_of(paths[:1])).coef_, exact.coef_, rtol=1e-9)
-        reference = figures["reading"]["seconds"]
-        figures["moments_over_reading"] = figures["linear"]["seconds"] / reference
-        figures["em_pass_over_reading"] = figures["one_pass_of_em"]["seconds"] / reference
-        figures["sgd_over_linear"] = figures["sgd"]["seconds"] / figures["linear"]["seconds"]
         figures["mixture_in_memory"] = _apart(peer_mixture, paths)
     print(json.dumps(figures, indent=1))
 

@@ -18,7 +18,7 @@ from scalable.io.delimited import DelimitedTable
 from scalable.io.fits_table import FitsTable
 from scalable.io.hdf5_table import Hdf5Table
 from scalable.io.parquet_table import ParquetTable
-from scalable.io.reader import Hash, Source, TableInfo, TableReader
+from scalable.io.reader import CutReader, Hash, Source, TableInfo, TableReader
 from scalable.io.regular import open_regular
 from scalable.io.remote import local_copy, local_head
 from scalable.io.votable import VOTable
@@ -58,6 +58,12 @@ class AnyPlace:
         """Yield the rows in file order, as the reader of the format does."""
         with local_copy(source.path) as here:
             yield from self.reader.scan(replace(source, path=here), columns=columns, block_bytes=block_bytes, digest=digest)
+
+    def cut(self, source: Source, rows: int) -> list[Source]:
+        """Return sources of about so many rows each, or the source alone where its format, or its place, has to be read whole."""
+        if is_remote(source.path) or not isinstance(self.reader, CutReader):
+            return [source]
+        return self.reader.cut(source, rows)
 
 
 def reader_for(name: str) -> AnyPlace:

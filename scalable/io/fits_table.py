@@ -30,7 +30,7 @@ summed tables with a heap or in little-endian pieces wrongly (astropy issues 143
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,15 @@ class FitsTable:
         layout = found.plain if isinstance(found, Tiles) else found
         return TableInfo(layout.schema, layout.rows, layout.data_bytes, layout.digest, {**primary, **layout.keywords})
 
+    def cut(self, source: Source, rows: int) -> list[Source]:
+        """Return sources of ``rows`` rows each; a table in tiles, in ASCII or in a compressed file is read whole."""
+        with open_fits(source.path) as file:
+            found, _ = _open(file, source.hdu)
+            if file.packed or not isinstance(found, Layout):
+                return [source]
+        starts = range(0, max(found.rows, 1), rows)
+        return [replace(source, rows=(first, min(first + rows, found.rows))) for first in starts]
+
     def scan(
         self, source: Source, *, columns: Sequence[str] | None = None, block_bytes: int = 1 << 26, digest: Hash | None = None
     ) -> Iterator[pa.Table]:
@@ -96,12 +105,12 @@ class FitsTable:
                 feed(rest, file.path, file.descriptor, 0, file.size)
                 return
             feed(rest, file.path, file.descriptor, 0, data_at)
-            scan: AsciiScan | _Scan
             if isinstance(found, AsciiLayout):
                 scan = AsciiScan(file, source.hdu, found, data_at, [found.fields[name] for name in names], rest)
+                yield from scan.blocks(block_bytes)
             else:
-                scan = _Scan(file, source.hdu, found, data_at, [found.fields[name] for name in names], rest)
-            yield from scan.blocks(block_bytes)
+                fields = [found.fields[name] for name in names]
+                yield from _Scan(file, source.hdu, found, data_at, fields, rest).blocks(block_bytes, source.rows)
             feed(rest, file.path, file.descriptor, data_at + found.rows * found.row_bytes, file.size)
 
 
@@ -127,9 +136,10 @@ class _Scan:
     fields: list[Field]
     digest: Hash | None
 
-    def blocks(self, block_bytes: int) -> Iterator[pa.Table]:
-        """Yield all rows."""
+    def blocks(self, block_bytes: int, wanted: tuple[int, int] | None = None) -> Iterator[pa.Table]:
+        """Yield all rows, or those from the first to before the last that is wanted."""
         layout = self.layout
+        begin, end = wanted or (0, layout.rows)
         # A list column's share of the heap belongs to the row that points to it.
         heap = layout.data_bytes - layout.heap_at if any(field.heap for field in self.fields) else 0
         row_bytes = layout.row_bytes + heap // max(layout.rows, 1)
@@ -137,8 +147,8 @@ class _Scan:
         schema = pa.schema([field.arrow for field in self.fields])
         piece_rows = max(1, min(_READ_BYTES // layout.row_bytes, layout.rows))
         piece = np.empty(piece_rows * layout.row_bytes if layout.rows else 0, np.uint8)
-        for first in range(0, max(layout.rows, 1), step):
-            rows = min(step, layout.rows - first)
+        for first in range(begin, max(end, begin + 1), step):
+            rows = min(step, end - first)
             yield pa.Table.from_arrays(self._block(first, rows, piece), schema=schema)
 
     def _block(self, first: int, rows: int, piece: Bytes) -> list[pa.Array]:

@@ -30,7 +30,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,17 @@ class ParquetTable:
             size = sum(group.bytes for group in file.groups)
             return TableInfo(file.schema, meta.num_rows, size, file.footer_digest, keywords)
 
+    def cut(self, source: Source, rows: int) -> list[Source]:
+        """Return sources of whole row groups, of at least ``rows`` rows each but for the last."""
+        with _open(source.path) as file:
+            ends = list(accumulate(group.rows for group in file.groups))
+        found, first = [], 0
+        for end in ends:
+            if end - first >= rows or end == ends[-1]:
+                found.append(replace(source, rows=(first, end)))
+                first = end
+        return found or [source]
+
     def scan(
         self, source: Source, *, columns: Sequence[str] | None = None, block_bytes: int = 1 << 26, digest: Hash | None = None
     ) -> Iterator[pa.Table]:
@@ -90,18 +102,20 @@ class ParquetTable:
                     raise ColumnError(f"{file.path}: no column {name!r}; {nearest(name, file.schema.names)}")
             schema = pa.schema([file.schema[name].to_field() for name in names])
             reader = file.with_dictionaries(names)
-            rows = fed = 0
+            rows = fed = first = 0
+            begin, end = source.rows or (0, reader.metadata.num_rows)
             for number, group in enumerate(file.groups):
+                first, before = first + group.rows, first
+                if source.rows and (before < begin or first > end):
+                    continue
                 for block in _blocks(file, reader, number, schema, block_bytes):
                     rows += block.num_rows
                     yield block
-                end = min(group.end, file.size)
-                feed(digest, file.path, file.descriptor, fed, end)
-                fed = max(fed, end)
-            if rows != reader.metadata.num_rows:
-                raise InputError(
-                    f"{file.path}: its footer counts {reader.metadata.num_rows} rows, {rows} are there: corrupt, fetch it again"
-                )
+                upto = min(group.end, file.size)
+                feed(digest, file.path, file.descriptor, fed, upto)
+                fed = max(fed, upto)
+            if rows != end - begin:
+                raise InputError(f"{file.path}: its footer counts {end - begin} rows, {rows} are there: corrupt, fetch it again")
             if not rows:
                 yield schema.empty_table()
             feed(digest, file.path, file.descriptor, fed, file.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -37,6 +37,8 @@ class Source:
         Why the file is to be set aside unread: it does not show its band or MJD. Empty for a good one.
     table : str
         Path of the table inside an HDF5 file; other formats ignore it.
+    rows : tuple of int, optional
+        First row to read and the one behind the last, as `CutReader.cut` gives them; by default all.
     """
 
     path: str
@@ -49,6 +51,7 @@ class Source:
     name: str = ""
     problem: str = ""
     table: str = ""
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,14 @@ class TableReader(Protocol):
         With ``digest``, every byte of the file has been fed to it once the iterator is exhausted. A table without rows yields
         one empty block.
         """
+
+
+@runtime_checkable
+class CutReader(Protocol):
+    """What a format gives too whose rows can be read from the middle on."""
+
+    def cut(self, source: Source, rows: int) -> list[Source]:
+        """Return sources of about ``rows`` rows each, in file order and together the whole table."""
 
 
 class FakeTable:

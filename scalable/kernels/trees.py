@@ -117,6 +117,20 @@ def _add_trees(
             out[i] += value[node]
 
 
+@njit(cache=True, nogil=True)
+def _add_numbers(
+    columns: Float, starts: Int, feature: Int, threshold: Float, left: Int, right: Int, numbers: NDArray[np.float32], out: Float
+) -> None:
+    for t in range(len(starts) - 1):
+        root = starts[t]
+        for i in range(len(out)):
+            node = root
+            while feature[node] >= 0:
+                node = root + (left[node] if columns[feature[node], i] <= threshold[node] else right[node])
+            for k in range(out.shape[1]):
+                out[i, k] += numbers[node, k]
+
+
 class Forest(NamedTuple):
     """Trees one after the other in the same arrays, from ``starts[t]`` to ``starts[t + 1]``; children count from there."""
 
@@ -140,6 +154,12 @@ class Forest(NamedTuple):
         _add_trees(np.ascontiguousarray(columns), *self, out)
         return out
 
+    def total_of(self, columns: Float, numbers: NDArray[np.float32]) -> Float:
+        """Return the sum over all trees of what ``numbers``, shape (nodes, k), says of each row's leaf, shape (rows, k)."""
+        out = np.zeros((columns.shape[1], numbers.shape[1]))
+        _add_numbers(np.ascontiguousarray(columns), *self[:-1], numbers, out)
+        return out
+
     def each(self, columns: Float) -> Float:
         """Return the value of each tree for each row, shape (trees, rows)."""
         columns, out = np.ascontiguousarray(columns), np.zeros((len(self.starts) - 1, columns.shape[1]))
@@ -155,7 +175,7 @@ def _histograms(codes: Codes, slot: Int, values: Float, weights: Float, slots: i
         column = codes[j]
         for i in range(len(column)):
             s = slot[i]
-            if s >= 0:
+            if s >= 0 and weights[i] > 0.0:
                 cell = out[s, j, column[i]]
                 cell[0] += weights[i]
                 cell[1] += weights[i] * values[i]
@@ -172,6 +192,7 @@ def histograms(codes: Codes, slot: Int, values: Float, weights: Float, slots: in
     slot : ndarray of int64, shape (rows,)
         Node that is to be split, in [0, slots); -1 for a row in none.
     values, weights : ndarray of float64, shape (rows,)
+        A row of no weight does not count.
     """
     return _histograms(codes, slot, values, weights, slots)
 

@@ -14,8 +14,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
-from scalable.report.plots import _density, _header, _limits
-from scalable.report.style import LIGHT, WIDTH, Theme, colour_bar, colour_map, note, sentence, sheet, style_axes
+from scalable.report.style import (
+    LIGHT,
+    WIDTH,
+    Theme,
+    colour_bar,
+    colour_map,
+    density,
+    header,
+    limits,
+    note,
+    sentence,
+    sheet,
+    style_axes,
+)
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +52,7 @@ def redshifts(sides: Mapping[str, tuple[Floats, Floats]], *, theme: Theme = LIGH
     every = np.concatenate([np.concatenate(pair) for pair in sides.values()])
     if not every.size:
         return sentence("no redshift to show", theme)
-    edges = np.linspace(*_limits(every), 121)
+    edges = np.linspace(*limits(every), 121)
     figure = sheet(WIDTH, 0.9 + WIDTH / max(len(sides), 2) * 0.9, theme)
     panels = figure.subplots(1, len(sides), sharex=True, sharey=True, squeeze=False)[0]
     counts = {name: np.histogram2d(spec, phot, bins=(edges, edges))[0].T for name, (spec, phot) in sides.items()}
@@ -49,14 +61,14 @@ def redshifts(sides: Mapping[str, tuple[Floats, Floats]], *, theme: Theme = LIGH
     for axes, (name, (spec, phot)) in zip(panels, sides.items(), strict=True):
         style_axes(axes, theme, "Spectroscopic redshift", "Photometric redshift" if axes is panels[0] else "")
         found = counts[name].copy()
-        mesh = _density(axes, edges, edges, found, theme)
+        mesh = density(axes, edges, edges, found, theme)
         mesh.norm.vmax = max(2.0, largest)
         axes.plot(edges[[0, -1]], edges[[0, -1]], color=theme.alert, lw=1.2, ls=(0, (5, 3)))
         axes.set_aspect("equal")
         error = np.median(np.abs(phot - spec) / (1 + spec)) if spec.size else np.nan
         outside = spec.size - int(found.sum())
         said = f"{spec.size:,} galaxies, median |dz| {error:.4f}" + (f"; {outside:,} outside" if outside else "")
-        _header(axes, name, said, theme)
+        header(axes, name, said, theme)
     colour_bar(figure, mesh, list(panels), "Galaxies per cell", theme)
     return figure
 
@@ -137,9 +149,10 @@ def pairs(columns: Floats, names: Sequence[str], *, theme: Theme = LIGHT) -> Fig
     d, n = columns.shape
     if n < 3:
         return sentence("too few rows for a pair plot", theme)
-    figure = sheet(WIDTH, WIDTH, theme)
+    side = min(WIDTH, 1.2 + 2.2 * d)
+    figure = sheet(side, side, theme)
     grid = figure.subplots(d, d, squeeze=False)
-    bounds = [_limits(column) for column in columns]
+    bounds = [limits(column) for column in columns]
     some = np.linspace(0, n - 1, min(n, SCATTER_ROWS)).astype(int)
     few = np.linspace(0, n - 1, min(n, KDE_ROWS)).astype(int)
     for i in range(d):
@@ -156,7 +169,7 @@ def pairs(columns: Floats, names: Sequence[str], *, theme: Theme = LIGHT) -> Fig
                 axes.set_ylim(bottom=0)
             elif i > j:
                 across, up = (np.linspace(*bounds[k], 61) for k in (j, i))
-                _density(axes, across, up, np.histogram2d(columns[j], columns[i], bins=(across, up))[0].T, theme)
+                density(axes, across, up, np.histogram2d(columns[j], columns[i], bins=(across, up))[0].T, theme)
             else:
                 axes.scatter(columns[j, some], columns[i, some], 2, theme.accent, alpha=0.35, linewidths=0, rasterized=True)
                 axes.set_ylim(bounds[i])
@@ -189,7 +202,7 @@ def criteria(rows: Sequence[Mapping[str, Any]], *, theme: Theme = LIGHT) -> Figu
     left.set_yscale("symlog", linthresh=max(10.0, float(np.sort(bic - bic[least])[min(1, len(bic) - 1)])))
     left.set_ylim(bottom=0)
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    _header(left, f"BIC {bic[least]:,.0f}, least at {numbers[least]} components", "", theme)
+    header(left, f"BIC {bic[least]:,.0f}, least at {numbers[least]} components", "", theme)
     style_axes(right, theme, "Components", "Log likelihood per row")
     curves = {"training rows": [row["train"] for row in rows], "held-out rows": [row["held_out"] for row in rows]}
     for (name, curve), colour in zip(curves.items(), (theme.muted, theme.accent), strict=True):
@@ -200,7 +213,7 @@ def criteria(rows: Sequence[Mapping[str, Any]], *, theme: Theme = LIGHT) -> Figu
     cut = [value for value in shown if value < shown[len(shown) // 2] - 6 * (shown[-1] - shown[len(shown) // 2])]
     if cut and len(shown) > 4:
         right.set_ylim(bottom=shown[len(cut)] - 0.1 * (shown[-1] - shown[len(cut)]))
-        _header(right, f"{len(cut)} points below the frame, the lowest at {cut[0]:.3f}", "", theme)
+        header(right, f"{len(cut)} points below the frame, the lowest at {cut[0]:.3f}", "", theme)
     right.legend(frameon=False, fontsize=8, labelcolor=theme.ink, loc="lower right")
     for axes in (left, right):
         axes.set_xticks(numbers, [str(number) for number in numbers])
@@ -226,12 +239,12 @@ def mixture_samples(
     -------
     Figure
     """
-    edges = [np.linspace(*_limits(axis), 81) for axis in data]
+    edges = [np.linspace(*limits(axis), 81) for axis in data]
     real = np.histogram2d(data[0], data[1], bins=(edges[0], edges[1]))[0].T
     figure = sheet(WIDTH, 3.4 * (1 + len(samples)) - 0.6, theme)
     grid = figure.subplots(1 + len(samples), 3, squeeze=False)
     _density_panel(grid[0, 0], edges, real, names, theme)
-    _header(grid[0, 0], "data", f"{data.shape[1]:,} rows", theme)
+    header(grid[0, 0], "data", f"{data.shape[1]:,} rows", theme)
     for n, name in enumerate(names):
         axes = grid[0, 1 + n]
         style_axes(axes, theme, name, "Density")
@@ -242,22 +255,22 @@ def mixture_samples(
     for row, (label, (rows, parameters)) in zip(grid[1:], samples.items(), strict=True):
         drawn = np.histogram2d(rows[0], rows[1], bins=(edges[0], edges[1]))[0].T * (data.shape[1] / rows.shape[1])
         _density_panel(row[0], edges, drawn, names, theme)
-        _header(row[0], label, f"{rows.shape[1]:,} rows drawn, scaled to the data", theme)
+        header(row[0], label, f"{rows.shape[1]:,} rows drawn, scaled to the data", theme)
         _components(row[1], edges, parameters, names, theme)
-        _header(row[1], "components", "weight by line, at two deviations", theme)
+        header(row[1], "components", "weight by line, at two deviations", theme)
         error = (real - drawn) / np.sqrt(np.maximum(real, 1.0))
         error = np.where((real == 0) & (drawn < 0.5), np.nan, error)
         style_axes(row[2], theme, *names)
         cmap = "RdBu_r" if theme is LIGHT else "coolwarm"
         mesh = row[2].pcolormesh(*edges, error, cmap=cmap, norm=TwoSlopeNorm(0, -6, 6), rasterized=True)
-        _header(row[2], "data less sample", "in units of the square root of the count", theme)
+        header(row[2], "data less sample", "in units of the square root of the count", theme)
         colour_bar(figure, mesh, [row[2]], "Residual", theme)
     return figure
 
 
 def _density_panel(axes: Axes, edges: list[Floats], counts: Floats, names: tuple[str, str], theme: Theme) -> None:
     style_axes(axes, theme, *names)
-    _density(axes, edges[0], edges[1], np.where(counts < 0.5, 0.0, np.maximum(counts, 1.0)), theme)
+    density(axes, edges[0], edges[1], np.where(counts < 0.5, 0.0, np.maximum(counts, 1.0)), theme)
 
 
 def _components(axes: Axes, edges: list[Floats], parameters: Any, names: tuple[str, str], theme: Theme) -> None:

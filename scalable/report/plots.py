@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from scalable.report.style import LIGHT, WIDTH, Theme, colour_bar, colour_map, note, sentence, sheet, style_axes
+from scalable.report.style import LIGHT, WIDTH, Theme, colour_bar, density, header, limits, note, sentence, sheet, style_axes
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +61,7 @@ def colour_by_id(
     frame = _frame(np.concatenate([colour for (colour,) in values]), threshold)
     figure, panels = _panels(values, 3.0, f"{label} [{unit}]" if unit else label, theme)
     for (name, (ids, _)), (colour,), (axes,) in zip(fields.items(), values, panels, strict=True):
-        _header(axes, _field(name), _points(axes, ids, colour, frame, threshold, unit, theme), theme)
+        header(axes, _field(name), _points(axes, ids, colour, frame, threshold, unit, theme), theme)
         if not np.isfinite(colour).any():
             note(axes, "no finite value", theme)
     return figure
@@ -109,7 +108,7 @@ def deviation_by_id(
         for axes, deviation, part, state in zip(columns, both, drawn, ("raw", "after zero-point"), strict=True):
             said = _points(axes, ids, part, (low, high), threshold, unit, theme)
             zero = int(np.count_nonzero(deviation == 0))
-            _header(axes, f"{_field(name)}, {state}", said + (f"; {zero:,} at 0 not drawn" if zero else ""), theme)
+            header(axes, f"{_field(name)}, {state}", said + (f"; {zero:,} at 0 not drawn" if zero else ""), theme)
             if not np.isfinite(part).any():
                 note(axes, "all at 0" if zero else undefined, theme)
             axes.set_yscale("log")
@@ -143,7 +142,7 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
     finite = values[np.isfinite(values)]
     if not finite.size:
         return sentence("no star is measured in these bands", theme)
-    edges = np.linspace(*_limits(finite), 181)
+    edges = np.linspace(*limits(finite), 181)
     figure = sheet(WIDTH, 5.0, theme)
     grid = figure.add_gridspec(1, len(bands) + 1, width_ratios=[len(bands), *[0.95] * len(bands)], wspace=0.03)
     lines = figure.add_subplot(grid[0])
@@ -158,7 +157,7 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
     lines.vlines(range(len(bands)), low, high, color=theme.alert, lw=1.6, path_effects=halo)
     outside = int(np.count_nonzero((finite < edges[0]) | (finite > edges[-1])))
     stars = int(np.isfinite(values).any(axis=1).sum())
-    _header(lines, f"{stars:,} objects", f"{outside:,} magnitudes outside the frame" if outside else "", theme)
+    header(lines, f"{stars:,} objects", f"{outside:,} magnitudes outside the frame" if outside else "", theme)
     for band, name in enumerate(bands):
         axes = figure.add_subplot(grid[band + 1], sharey=lines)
         style_axes(axes, theme)
@@ -168,7 +167,7 @@ def magnitudes(magnitudes: NDArray[Any], bands: Sequence[str], *, unit: str = "m
         axes.hist(column, bins=edges[::3].tolist(), orientation="horizontal", color=theme.accent, alpha=0.75)
         if column.size:
             axes.axhline(centre[band], color=theme.alert, lw=1.2)
-        _header(axes, name, f"{column.size:,}" + (f"\nmedian {centre[band]:.2f}" if column.size else ""), theme)
+        header(axes, name, f"{column.size:,}" + (f"\nmedian {centre[band]:.2f}" if column.size else ""), theme)
     colour_bar(figure, mesh, figure.axes, "Objects per cell", theme)
     return figure
 
@@ -193,14 +192,14 @@ def colour_colour(x: NDArray[Any], y: NDArray[Any], *, labels: tuple[str, str], 
     first, second = np.asarray(x, np.float64)[known], np.asarray(y, np.float64)[known]
     if not first.size:
         return sentence("no star has both colours", theme)
-    columns, rows = np.linspace(*_limits(first), 161), np.linspace(*_limits(second), 121)
+    columns, rows = np.linspace(*limits(first), 161), np.linspace(*limits(second), 121)
     counts, _, _ = np.histogram2d(first, second, bins=(columns, rows))
     figure = sheet(WIDTH, 6.2, theme)
     grid = figure.add_gridspec(2, 2, width_ratios=(6, 1), height_ratios=(1, 5), wspace=0.02, hspace=0.02)
     axes = figure.add_subplot(grid[1, 0])
     above, beside = figure.add_subplot(grid[0, 0], sharex=axes), figure.add_subplot(grid[1, 1], sharey=axes)
     style_axes(axes, theme, *labels)
-    mesh = _density(axes, columns, rows, counts.T, theme)
+    mesh = density(axes, columns, rows, counts.T, theme)
     above.hist(first, bins=columns[::2].tolist(), color=theme.accent, alpha=0.75)
     beside.hist(second, bins=rows[::2].tolist(), color=theme.accent, alpha=0.75, orientation="horizontal")
     for margin, hidden in ((above, "left"), (beside, "bottom")):
@@ -209,7 +208,7 @@ def colour_colour(x: NDArray[Any], y: NDArray[Any], *, labels: tuple[str, str], 
         margin.spines[hidden].set_visible(False)
         margin.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     outside = first.size - int(counts.sum())
-    _header(above, f"{first.size:,} objects", f"{outside:,} outside the frame" if outside else "", theme)
+    header(above, f"{first.size:,} objects", f"{outside:,} outside the frame" if outside else "", theme)
     colour_bar(figure, mesh, [axes, beside], "Objects per cell", theme)
     return figure
 
@@ -293,15 +292,6 @@ def _field(name: str) -> str:
     return f"Field {name}" if name.isdigit() else name
 
 
-def _header(axes: Axes, name: str, counts: str, theme: Theme) -> None:
-    """Write a name and a line of counts over a panel."""
-    head = axes.annotate(counts, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", size=8, va="bottom")
-    head.set_color(theme.muted)
-    name_over = 16 + 11 * counts.count("\n") if counts else 5
-    head = axes.annotate(name, (0, 1), (0, name_over), xycoords="axes fraction", textcoords="offset points", size=9, va="bottom")
-    head.set(color=theme.ink, weight="bold")
-
-
 def _points(
     axes: Axes,
     ids: NDArray[Any],
@@ -352,23 +342,10 @@ def _frame(values: Floats, threshold: float | None) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def _limits(values: Floats) -> tuple[float, float]:
-    """Return the range of all but the outermost 0.05 % on each side, a little widened."""
-    low, high = np.percentile(values, (0.05, 99.95))
-    margin = 0.03 * (high - low) or 0.5
-    return float(low - margin), float(high + margin)
-
-
 def _quantiles(column: Floats) -> Floats:
     """Return the 16, 50 and 84 % quantiles of the finite values, NaN for none."""
     finite = column[np.isfinite(column)]
     return np.percentile(finite, (16, 50, 84)) if finite.size else np.full(3, np.nan)
-
-
-def _density(axes: Axes, columns: Floats, rows: Floats, counts: Floats, theme: Theme) -> Any:
-    """Shade cells by the logarithm of their counts, shape (rows, columns); empty cells stay paper."""
-    norm = LogNorm(1, max(2.0, float(counts.max())))
-    return axes.pcolormesh(columns, rows, np.ma.masked_equal(counts, 0), cmap=colour_map(theme), norm=norm, rasterized=True)
 
 
 def _shade_lines(axes: Axes, values: Floats, edges: Floats, theme: Theme) -> Any:
@@ -380,4 +357,4 @@ def _shade_lines(axes: Axes, values: Floats, edges: Floats, theme: Theme) -> Any
         left, right = math.floor(position), math.ceil(position)
         heights = values[:, left] + (position - left) * (values[:, right] - values[:, left])
         counts[:, column] = np.histogram(heights[np.isfinite(heights)], edges)[0]
-    return _density(axes, columns, edges, counts, theme)
+    return density(axes, columns, edges, counts, theme)

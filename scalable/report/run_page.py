@@ -31,9 +31,14 @@ from scalable.report.cutouts import cube_sections
 from scalable.report.page import Section, write_page
 from scalable.report.sky_map import sky_map
 from scalable.report.style import Theme
+from scalable.report.training import labels_of, mixture_sections, redshift_sections
 from scalable.schema import State
 from scalable.sky.healpix import outline
 from scalable.survey import Survey
+from scalable.train.model import open_model
+from scalable.train.products import KEY, mixture_rows, photoz_rows, photoz_sides
+from scalable.train.sample import draw
+from scalable.train.tables import batches_of
 
 MOST_POINTS = 100_000
 """Points in one plot: more would only hide each other, and the page must not grow with the survey."""
@@ -66,6 +71,7 @@ def write_run_page(
         lambda: [_accounting(collection), _versions(collection)],
         lambda: _problems(collection, findings),
         *(on_sky if collection.has_positions else ()),
+        lambda: _learnt(survey, collection, products),
         lambda: _states(collection),
         lambda: _quality(survey, collection),
         lambda: _questions(survey, collection),
@@ -97,6 +103,20 @@ def _cutouts(survey: Survey, products: Path) -> list[Section]:
         return cube_sections(open_cube(path))
     absent = "Left out: no image was there when this page was written. A later run makes them once images are there."
     return [Section("Cutouts", absent)] if survey.products.cutouts else []
+
+
+def _learnt(survey: Survey, collection: Collection, products: Path) -> list[Section]:
+    """Show the models that the run taught beside a sample of the rows that they are about."""
+    sections, mixture, photoz = [], survey.products.mixture, survey.products.photoz
+    if mixture and (products / "mixture.h5").exists():
+        batches = batches_of(*mixture_rows(survey, mixture, collection), key=KEY)
+        sample = draw(batches, MOST_POINTS, seed=1)
+        sections += mixture_sections(open_model(products / "mixture.h5"), sample, labels_of(batches))
+    if photoz and (products / "photoz.h5").exists():
+        batches, _ = photoz_rows(photoz, collection)
+        samples = {name: draw(side, MOST_POINTS, seed=1) for name, side in photoz_sides(photoz, batches).items()}
+        sections += redshift_sections(open_model(products / "photoz.h5"), samples, labels_of(batches))
+    return sections
 
 
 def _accounting(collection: Collection) -> Section:

@@ -1,4 +1,4 @@
-"""The look of every figure: colours of the light and the dark page, a blank sheet, axes and colour bars."""
+"""The look of every figure: colours of the light and the dark page, a blank sheet, axes, heads, densities and colour bars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import NDArray
@@ -100,3 +100,25 @@ def note(axes: Axes, text: str, theme: Theme) -> None:
     """Write a sentence in place of an empty frame."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, transform=axes.transAxes, size=9.5, style="italic", color=theme.muted, ha="center", va="center")
+
+
+def header(axes: Axes, name: str, counts: str, theme: Theme) -> None:
+    """Write a name and a line of counts over a panel."""
+    head = axes.annotate(counts, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", size=8, va="bottom")
+    head.set_color(theme.muted)
+    name_over = 16 + 11 * counts.count("\n") if counts else 5
+    head = axes.annotate(name, (0, 1), (0, name_over), xycoords="axes fraction", textcoords="offset points", size=9, va="bottom")
+    head.set(color=theme.ink, weight="bold")
+
+
+def limits(values: Floats) -> tuple[float, float]:
+    """Return the range of all but the outermost 0.05 % on each side, a little widened."""
+    low, high = np.percentile(values, (0.05, 99.95))
+    margin = 0.03 * (high - low) or 0.5
+    return float(low - margin), float(high + margin)
+
+
+def density(axes: Axes, columns: Floats, rows: Floats, counts: Floats, theme: Theme) -> Any:
+    """Shade cells by the logarithm of their counts, shape (rows, columns); empty cells stay paper."""
+    norm = LogNorm(1, max(2.0, float(counts.max())))
+    return axes.pcolormesh(columns, rows, np.ma.masked_equal(counts, 0), cmap=colour_map(theme), norm=norm, rasterized=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from scalable.kernels.metrics import DEFINITIONS, relative
 from scalable.kernels.mixture import Parameters
 from scalable.report import learning
 from scalable.report.page import Section, write_page
-from scalable.train.batches import Batches
+from scalable.train.batches import Batches, arrays
 from scalable.train.components import PCA
 from scalable.train.mixture import GaussianMixture
 from scalable.train.model import Model
@@ -57,7 +58,8 @@ def write_training_page(path: str | Path, model: Model, data: Data, *, test: Dat
     )
 
 
-def _labels(batches: Batches) -> list[str]:
+def labels_of(batches: Batches) -> list[str]:
+    """Return the names of the features, with units."""
     units = batches.units or ("",) * len(batches.names)
     return [f"{name} [{unit}]" if unit else name for name, unit in zip(batches.names, units, strict=True)]
 
@@ -67,13 +69,24 @@ def _bins(values: Floats) -> Floats:
     return np.linspace(float(low), float(high), 16)
 
 
-def _of_redshifts(model: Model, batches: dict[str, Batches], samples: dict[str, Sample]) -> list[Section]:
+def redshift_sections(model: Model, samples: Mapping[str, Sample], labels: Sequence[str]) -> list[Section]:
+    """Return how good redshifts are: against the truth, by redshift and magnitude, and every metric.
+
+    Parameters
+    ----------
+    model : Model
+        From `fit_photoz`.
+    samples : mapping of str to Sample
+        Rows that it was taught with, and others, by what they are called; the first decide the frames.
+    labels : sequence of str
+        Names of the features, with units.
+    """
     guesses = {name: (found.target, model.predict_columns(found.columns)) for name, found in samples.items()}
-    labels = _labels(batches["train"])
     magnitude = {labels[0]: 0} if model.features.reference else {}
     target = f"Spectroscopic redshift {model.target}"
-    spans = {target: _bins(samples["train"].target)}
-    spans |= {name: _bins(samples["train"].columns[n]) for name, n in magnitude.items()}
+    first = next(iter(samples.values()))
+    spans = {target: _bins(first.target)}
+    spans |= {name: _bins(first.columns[n]) for name, n in magnitude.items()}
     dz = {
         name: (
             {target: found.target} | {label: found.columns[n] for label, n in magnitude.items()},
@@ -81,14 +94,20 @@ def _of_redshifts(model: Model, batches: dict[str, Batches], samples: dict[str, 
         )
         for name, found in samples.items()
     }
-    sections = [
+    return [
         Section(
             "Photometric against spectroscopic redshift",
+            _taught(model),
             figure=lambda theme: learning.redshifts(guesses, theme=theme),
             caption="The broken line is equality.",
         ),
         Section("Residuals", figure=lambda theme: learning.residuals(spans, dz, theme=theme), table=_metrics(model)),
     ]
+
+
+def _of_redshifts(model: Model, batches: dict[str, Batches], samples: dict[str, Sample]) -> list[Section]:
+    labels = labels_of(batches["train"])
+    sections = redshift_sections(model, samples, labels)
     if getattr(model.estimator, "loss_curve_", None):
         curves = {"training": model.estimator.loss_curve_, "validation": model.estimator.validation_curve_}
         sections.append(Section("Learning curve", figure=lambda theme: learning.learning_curves(curves, theme=theme)))
@@ -133,31 +152,79 @@ def _metrics(model: Model) -> pa.Table:
 
 
 def _of_mixture(model: Model, batches: Batches, sample: Sample) -> list[Section]:
-    labels, chosen = _labels(batches), model.estimator
-    two = labels[0], labels[1] if len(labels) > 1 else labels[0]
-    sections = [
-        Section(
-            "How many components",
-            figure=lambda theme: learning.criteria(model.about["criteria"], theme=theme),
-            caption=f"The least BIC is at {chosen.n_components} components; the likelihood of held-out rows may rise beyond.",
-        )
+    labels, chosen = labels_of(batches), model.estimator
+    settings = {"covariance_type": chosen.covariance_type, "seed": chosen.seed, "tol": chosen.tol, "n_init": chosen.n_init}
+    compared = GaussianMixture(FEW, **settings).fit_counts(arrays(sample.columns.T), [FEW, MANY])
+    text = f"{FEW} and {MANY} components on the same axes. Judge by eye whether the fine structure is in the data."
+    return [
+        _criteria(model),
+        *_samples([mixture.parameters for mixture in compared], sample, labels, text),
+        Section("Pairs", figure=partial(_pairs, sample.columns, labels)),
+        _variance(model, batches),
     ]
-    if len(labels) > 1:
-        settings = {"covariance_type": chosen.covariance_type, "seed": chosen.seed, "tol": chosen.tol, "n_init": chosen.n_init}
-        compared = GaussianMixture(FEW, **settings).fit_counts(batches, [FEW, MANY])
-        shown = {f"{mixture.n_components} components": _two(mixture.parameters) for mixture in compared}
-        drawn = {name: (draw_rows(two_of, 0, SHOWN_ROWS, 1)[0], two_of) for name, two_of in shown.items()}
-        sections.append(
-            Section(
-                "Data and samples",
-                figure=lambda theme: learning.mixture_samples(sample.columns[:2], drawn, two, theme=theme),
-                caption=f"{FEW} and {MANY} components on the same axes. Judge by eye whether the fine structure is in the data.",
-            )
-        )
-        sections += [Section(f"Components of {name}", table=_components(two_of, two)) for name, two_of in shown.items()]
-    sections.append(Section("Pairs", figure=partial(_pairs, sample.columns, labels)))
-    sections.append(_variance(model, batches))
-    return sections
+
+
+def mixture_sections(model: Model, sample: Sample, labels: Sequence[str]) -> list[Section]:
+    """Return what a mixture makes of the data: how its number of components was chosen, and a sample beside the data.
+
+    Parameters
+    ----------
+    model : Model
+        From `fit_mixture`.
+    sample : Sample
+        Rows of the data.
+    labels : sequence of str
+        Names of the features, with units.
+    """
+    return [_criteria(model), *_samples([model.estimator.parameters], sample, labels, _tests(model))]
+
+
+def _criteria(model: Model) -> Section:
+    least = f"The least BIC is at {model.estimator.n_components} components; the likelihood of held-out rows may rise beyond."
+    return Section(
+        "How many components",
+        _taught(model),
+        figure=lambda theme: learning.criteria(model.about["criteria"], theme=theme),
+        caption=least,
+    )
+
+
+def _taught(model: Model) -> str:
+    """Say what a model was taught with, and which rows were left out."""
+    out = ", ".join(f"{number:,} {reason}" for reason, number in model.about["left_out"].items() if number and reason != "used")
+    rows = (
+        f"{model.kind} of {', '.join(model.features.names)}, taught with {model.about['rows']:,} rows of {model.about['origin']}"
+    )
+    return f"{rows}; left out: {out}." if out else f"{rows}."
+
+
+def _tests(model: Model) -> str:
+    """Say how a sample compares with rows held out."""
+    found = model.about.get("tests")
+    if not found:
+        return ""
+    said = [f"{name} {test['statistic']:.3f} (p = {test['pvalue']:.2g})" for name, test in found["ks"].items()]
+    return (
+        f"As many rows drawn as held out, {found['rows']:,}: Kolmogorov-Smirnov distance of {', '.join(said)}; energy distance "
+        f"{found['energy']:.4f}, between two halves of the data {found['energy_of_data']:.4f}."
+    )
+
+
+def _samples(mixtures: Sequence[Parameters], sample: Sample, labels: Sequence[str], text: str) -> list[Section]:
+    """Return data and samples of mixtures on the same axes, the first two features, and their components."""
+    if len(labels) < 2:
+        return []
+    two = labels[0], labels[1]
+    shown = {f"{len(mixture.weights)} components": _two(mixture) for mixture in mixtures}
+    drawn = {name: (draw_rows(two_of, 0, SHOWN_ROWS, 1)[0], two_of) for name, two_of in shown.items()}
+    return [
+        Section(
+            "Data and samples",
+            figure=lambda theme: learning.mixture_samples(sample.columns[:2], drawn, two, theme=theme),
+            caption=text,
+        ),
+        *(Section(f"Components of {name}", table=_components(two_of, two)) for name, two_of in shown.items()),
+    ]
 
 
 def _pairs(columns: Floats, labels: list[str], theme: Any) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scalable.errors import InputError, SurveyError, nearest
 from scalable.schema import Column
-from scalable.synthetic.sky import DETECTIONS, Sky, SkySpec, detections
+from scalable.synthetic.sky import DETECTIONS, STAR, Sky, SkySpec, detections
 
 DAMAGE = {
     "truncated": "the file ends in the middle of a row, half way through its data",
@@ -247,6 +247,14 @@ def _write_index(observations: pa.Table, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(observations.column_names)
         writer.writerows(zip(*(column.to_pylist() for column in observations.columns), strict=True))
+
+
+def add_mixture(folder: Path, bands: Sequence[str] = ("Y", "J", "H")) -> None:
+    """Let a run of a survey that `write_tables` wrote fit a mixture to the colours of its stars."""
+    path = folder / "survey.yaml"
+    stars = f"classes: [{STAR}], rule: {bands[0]}"
+    wanted = f"products:\n  mixture: {{bands: {_listed(bands)}, components: [1, 3, 5, 10], {stars}, rows: 20000}}\n"
+    path.write_text(path.read_text().replace("products:\n", wanted, 1))
 
 
 def survey_yaml(spec: SkySpec) -> str:

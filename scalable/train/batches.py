@@ -86,6 +86,8 @@ class Batches:
         What is learnt, empty for none.
     column_units : tuple of (str, str)
         Columns that the features are made of, with their units.
+    origin : str
+        What the rows were taken from, for people.
     """
 
     parts: tuple[Part, ...]
@@ -94,6 +96,7 @@ class Batches:
     target: str = ""
     target_unit: str = ""
     column_units: tuple[tuple[str, str], ...] = ()
+    origin: str = ""
 
     def over(self, chunk: Callable[..., Sum], merge: Callable[[Sum, Sum], Sum], *shared: Any) -> Sum:
         """Go through all rows once: ``chunk(block, *shared)`` of every block, merged in the order of the parts.
@@ -143,8 +146,12 @@ class Batches:
 
     def digest(self) -> str:
         """Return a SHA-256 of the rows that are learnt from, whatever their order and chunking; one pass."""
+        return self.digest_and_count()[0]
+
+    def digest_and_count(self) -> tuple[str, int]:
+        """Return the digest and the number of rows, in one pass."""
         total, rows = self.over(_digest, _merge_digests)
-        return hashlib.sha256(f"{total:x} {rows} {self.names} {self.target}".encode()).hexdigest()
+        return hashlib.sha256(f"{total:x} {rows} {self.names} {self.target}".encode()).hexdigest(), rows
 
 
 class Sealed:

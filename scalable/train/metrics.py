@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from scalable.kernels.metrics import (
     DEFINITIONS,
     PDF_DEFINITIONS,
-    bin_cde,
-    bin_crps,
-    bin_pit,
+    PdfSums,
     biweight,
     relative,
     sums,
@@ -84,20 +82,11 @@ def metrics_of(z_phot: Float, z_spec: Float) -> dict[str, float]:
     return {name: found[name][0].as_py() for name in DEFINITIONS}
 
 
-def pdf_metrics(shares: Float, edges: Float, z_spec: Float) -> dict[str, float]:
-    """Compute every metric of `PDF_DEFINITIONS` for p(z) that are constant within bins.
-
-    Parameters
-    ----------
-    shares : ndarray, shape (rows, bins)
-        Probability of each bin; held in memory.
-    edges : ndarray, shape (bins + 1,)
-    z_spec : ndarray, shape (rows,)
-    """
-    found = uniformity(bin_pit(shares, edges, z_spec))
-    found["crps"] = float(bin_crps(shares, edges, z_spec).mean())
-    found["cde_loss"] = float(bin_cde(shares, edges, z_spec).mean())
-    return {name: found[name] for name in PDF_DEFINITIONS}
+def pdf_metrics(found: PdfSums) -> dict[str, float]:
+    """Return every metric of `PDF_DEFINITIONS` from the sums over all rows."""
+    rows = float(found.counts.sum())
+    values = uniformity(found) | dict(zip(("crps", "cde_loss"), (found.losses / rows).tolist(), strict=True))
+    return {name: values[name] for name in PDF_DEFINITIONS}
 
 
 def _members(block: Block, edges: list[Float]) -> list[tuple[int, Any]]:

@@ -246,8 +246,7 @@ class GaussianMixture(DensityMixin, Streamed):
         """Return the mean log density of rows, of arrays or of `Batches`."""
         del y
         if isinstance(X, Batches):
-            total, weight = X.over(_log_likelihood, _add, self.parameters)
-            return total / weight
+            return log_likelihoods(X, [self.parameters])[0]
         return float(self.score_samples(X).mean())
 
     def predict_proba(self, X: Any) -> Float:
@@ -266,19 +265,24 @@ class GaussianMixture(DensityMixin, Streamed):
     def bic(self, X: Any) -> float:
         """Return the Bayesian information criterion on rows: the less the better."""
         rows = X.count() if isinstance(X, Batches) else len(X)
-        return -2 * rows * self.score(X) + self.n_parameters * float(np.log(rows))
+        return self.criterion(self.score(X), rows, float(np.log(rows)))
 
     def aic(self, X: Any) -> float:
         """Return Akaike's information criterion on rows: the less the better."""
         rows = X.count() if isinstance(X, Batches) else len(X)
-        return -2 * rows * self.score(X) + 2 * self.n_parameters
+        return self.criterion(self.score(X), rows, 2.0)
+
+    def criterion(self, score: float, rows: int, penalty: float) -> float:
+        """Return minus twice the log likelihood of rows and a penalty on each free parameter."""
+        return -2 * rows * score + penalty * self.n_parameters
 
 
-def _log_likelihood(block: Block, parameters: Parameters) -> tuple[float, float]:
-    logs = log_density(block.columns, parameters)
+def log_likelihoods(batches: Batches, mixtures: Sequence[Parameters]) -> list[float]:
+    """Return the mean log density of rows in each of several mixtures, in one pass."""
+    *totals, weight = batches.over(_log_likelihoods, np.add, mixtures)
+    return [float(total / weight) for total in totals]
+
+
+def _log_likelihoods(block: Block, mixtures: Sequence[Parameters]) -> Float:
     weight = np.ones(len(block)) if block.weight is None else block.weight
-    return float((weight * logs).sum()), float(weight.sum())
-
-
-def _add(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    return a[0] + b[0], a[1] + b[1]
+    return np.array([*((weight * log_density(block.columns, mixture)).sum() for mixture in mixtures), weight.sum()])

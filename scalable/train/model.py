@@ -168,8 +168,7 @@ class Model:
             return f"{self.kind} has no equation in the features"
         terms = [f"{self.estimator.intercept_:.6g}"]
         for value, name, unit in zip(w, self.features.names, self.about.get("feature_units", [""] * len(w)), strict=True):
-            per = "/".join(part for part in (self.target_unit, unit) if part) if unit else self.target_unit
-            per = f"1/{unit}" if unit and not self.target_unit else per
+            per = "" if unit == self.target_unit else f"{self.target_unit or 1}/{unit}" if unit else self.target_unit
             terms.append(f"{'-' if value < 0 else '+'} {abs(value):.6g}{f' {per}' if per else ''} ({name})")
         return f"{self.target} = " + " ".join(terms)
 
@@ -178,7 +177,10 @@ class Model:
         rows = self.about.get("rows")
         lines = [f"<Model {self.kind}: {self.target or 'density'} from {', '.join(self.features.names)}>"]
         if rows is not None:
-            lines.append(f"  taught with {rows:,} rows, digest {str(self.about.get('data', ''))[:16]}")
+            origin = self.about.get("origin")
+            lines.append(
+                f"  taught with {rows:,} rows{f' of {origin}' if origin else ''}, digest {str(self.about.get('data', ''))[:16]}"
+            )
         if hasattr(self.estimator, "coef_") and self.transform is None:
             lines.append(f"  {self.equation()}")
         return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from sklearn.base import clone
 
 from scalable.errors import InputError, nearest
 from scalable.kernels.features import Features
-from scalable.kernels.metrics import DEFINITIONS
+from scalable.kernels.metrics import DEFINITIONS, PdfSums
 from scalable.train.batches import Batches, Block, Part
 from scalable.train.components import PCA, Standardizer
 from scalable.train.metrics import pdf_metrics, point_metrics
-from scalable.train.mixture import GaussianMixture
+from scalable.train.mixture import GaussianMixture, log_likelihoods
 from scalable.train.model import ESTIMATORS, Model, described, versions
 from scalable.train.spill import spilled
 from scalable.train.tables import Data, TablePart, batches_of, left_out
@@ -41,6 +42,8 @@ WORDS = {
 """Short names of estimators, as the command line takes them."""
 
 JUDGED = ("z_phot", "z_spec")
+PDF_ROWS = 1 << 13
+"""Rows whose p(z) are held at once."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,24 @@ class _Judged:
                 yield replace(block, columns=columns, own_keys=block.keys)
 
 
-def estimator_of(estimator: Any) -> Any:
-    """Return a new estimator from a short name, or from one that is given."""
-    if not isinstance(estimator, str):
-        return clone(estimator)
-    if estimator not in WORDS:
-        raise InputError(f"no estimator {estimator!r}; {nearest(estimator, WORDS)}")
-    return ESTIMATORS[WORDS[estimator]]()
+def estimator_of(estimator: Any, **parameters: Any) -> Any:
+    """Return a new estimator from one of `WORDS`, or from one that is given, with some parameters of your own.
+
+    Raises
+    ------
+    InputError
+        If there is no such estimator, or it has no such parameter.
+    """
+    if isinstance(estimator, str):
+        if estimator not in WORDS:
+            raise InputError(f"no estimator {estimator!r}; {nearest(estimator, WORDS)}")
+        fresh = ESTIMATORS[WORDS[estimator]]()
+    else:
+        fresh = clone(estimator)
+    for name in parameters:
+        if name not in fresh.get_params():
+            raise InputError(f"{type(fresh).__name__} has no parameter {name!r}; {nearest(name, fresh.get_params())}")
+    return fresh.set_params(**parameters)
 
 
 def fit_photoz(
@@ -124,14 +138,18 @@ def fit_photoz(
     if checkpoint is not None and "checkpoint" in chosen.get_params():
         chosen.set_params(checkpoint=checkpoint)
     model = _fit(batches, features, chosen, transform)
-    found: dict[str, Any] = {"train": _overall(model, batches), "folds": []}
+    found: dict[str, Any] = {"train": overall(model, batches), "folds": []}
     for fold in range(folds):
         others = [n for n in range(folds) if n != fold]
         partial = _fit(batches.fold(others, folds, seed=seed), features, _uncheckpointed(model.estimator), transform)
-        found["folds"].append(_overall(partial, batches.fold([fold], folds, seed=seed)))
-    return described(
-        model, metrics=found, data=batches.digest(), rows=batches.count(), left_out=account, versions=versions(), seed=seed
-    )
+        found["folds"].append(overall(partial, batches.fold([fold], folds, seed=seed)))
+    return described(model, metrics=found, left_out=account, seed=seed, **_origin(batches))
+
+
+def _origin(batches: Batches) -> dict[str, Any]:
+    """Return what a model says of the rows that it was taught with, and of the code."""
+    digest, rows = batches.digest_and_count()
+    return {"data": digest, "rows": rows, "origin": batches.origin, "versions": versions()}
 
 
 def _uncheckpointed(estimator: Any) -> Any:
@@ -202,28 +220,43 @@ def evaluate(
 
 
 def evaluate_pdf(model: Model, data: Data, **table: Any) -> dict[str, float]:
-    """Measure the p(z) of a model that gives them: ``pit_ks``, ``pit_cvm``, ``pit_ad``, ``crps``, ``cde_loss``; computes.
+    """Measure the p(z) of a model that gives them, in one pass: every metric of `PDF_DEFINITIONS` by its id; computes.
 
-    The probabilities of all rows are held in memory.
+    Parameters
+    ----------
+    model : Model
+        With a network or a forest that has ``bins``.
+    data : Catalog, Batches, pyarrow.Table, path or sequence of paths
+        With the target; ``rules`` and ``key`` are handed on to `batches_of`.
     """
+    if getattr(model.estimator, "bins", None) is None:
+        raise InputError(f"{model.kind} gives no p(z) that could be judged; train a network or a forest with bins of the target")
     batches = batches_of(data, model.features, target=model.target, **table)
-    found = [(model.estimator.predict_pdf_columns(model.inputs(block.columns)), block.target) for block in batches.blocks()]
-    edges = np.asarray(model.estimator.bins, dtype=np.float64)
-    return pdf_metrics(np.concatenate([p for p, _ in found]), edges, np.concatenate([z for _, z in found]))
+    return pdf_metrics(batches.over(_pdf_sums, PdfSums.merge, model))
 
 
-def _overall(model: Model, batches: Batches) -> dict[str, float]:
+def _pdf_sums(block: Block, model: Model) -> PdfSums:
+    found = []
+    for start in range(0, len(block), PDF_ROWS):
+        cut = slice(start, start + PDF_ROWS)
+        shares = model.estimator.predict_pdf_columns(model.inputs(np.ascontiguousarray(block.columns[:, cut])))
+        found.append(PdfSums.of(shares, np.asarray(model.estimator.bins, dtype=np.float64), block.target[cut]))
+    return reduce(PdfSums.merge, found)
+
+
+def overall(model: Model, batches: Batches) -> dict[str, float]:
+    """Return every metric on all rows, by its id; computes."""
     row = evaluate(model, batches).to_pylist()[0]
     return {name: row[name] for name in DEFINITIONS}
 
 
 def permutation_importance(model: Model, batches: Batches, *, seed: int = 0) -> dict[str, float]:
     """Return by how much ``median_abs`` grows when one feature is shuffled within blocks, for each feature."""
-    base = _overall(model, batches)["median_abs"]
+    base = overall(model, batches)["median_abs"]
     found = {}
     for n, name in enumerate(batches.names):
         parts = tuple(_Shuffled(part, n, seed) for part in batches.parts)
-        found[name] = _overall(model, replace(batches, parts=parts))["median_abs"] - base
+        found[name] = overall(model, replace(batches, parts=parts))["median_abs"] - base
     return found
 
 
@@ -286,20 +319,21 @@ def fit_mixture(
     start = GaussianMixture(counts[0], covariance_type=covariance_type, n_init=n_init, tol=tol, seed=seed, **options)
     with spilled(train) as rows:
         fits = start.fit_counts(rows, counts)
-        criteria: list[dict[str, Any]] = [
-            {
-                "components": fit.n_components,
-                "train": fit.score(rows),
-                "held_out": fit.score(batches.fold([0], of, seed=seed)) if of else None,
-                "bic": fit.bic(rows),
-                "aic": fit.aic(rows),
-                "passes": fit.n_iter_,
-                "converged": bool(fit.converged_),
-            }
-            for fit in fits
-        ]
+        number, likelihoods = rows.count(), log_likelihoods(rows, [fit.parameters for fit in fits])
+    unseen = batches.fold([0], of, seed=seed) if of else None
+    held = log_likelihoods(unseen, [fit.parameters for fit in fits]) if unseen else [None] * len(fits)
+    criteria: list[dict[str, Any]] = [
+        {
+            "components": fit.n_components,
+            "train": mean,
+            "held_out": apart,
+            "bic": fit.criterion(mean, number, float(np.log(number))),
+            "aic": fit.criterion(mean, number, 2.0),
+            "passes": fit.n_iter_,
+            "converged": bool(fit.converged_),
+        }
+        for fit, mean, apart in zip(fits, likelihoods, held, strict=True)
+    ]
     best = int(np.argmin([row["bic"] for row in criteria]))
     model = Model(fits[best], features, dict(batches.column_units), about={"feature_units": list(batches.units)})
-    return described(
-        model, criteria=criteria, data=batches.digest(), rows=batches.count(), left_out=account, versions=versions(), seed=seed
-    )
+    return described(model, criteria=criteria, left_out=account, seed=seed, **_origin(batches))

@@ -22,7 +22,8 @@ from scalable.kernels.mixture import Parameters, log_density, responsibilities
 from scalable.schema import Column, Schema
 from scalable.survey import ColumnRule
 from scalable.train.model import Model
-from scalable.train.tables import Data, columns_of, rows_of_files
+from scalable.train.rows import rows_of_files
+from scalable.train.tables import Data, columns_of
 
 Float = NDArray[np.float64]
 
@@ -130,7 +131,7 @@ def predict(data: Catalog | pa.Table, model: Model, *, column: str = "", pdf: bo
     title = data.title if isinstance(data, Catalog) else "the table"
     model.check(schema, title)
     if pdf and getattr(model.estimator, "bins", None) is None:
-        raise ColumnError(f"{model.kind} gives no p(z); train a MLPRegressor(bins=...)")
+        raise ColumnError(f"{model.kind} gives no p(z); train a network or a forest with bins of the target")
     step = Prediction(_seen(model, schema), column or ("z_phot" if model.target else "log_density"), pdf)
     for new in step.added:
         if new.name in schema:

@@ -1,89 +1,30 @@
-"""Batches from tables: a catalogue, files of any format that ingest reads, or an Arrow table, block by block."""
+"""Batches from tables: which rows count, the features made of them, and what folds keep together."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalable.catalog.catalog import Catalog
 from scalable.catalog.light_curves import floats
-from scalable.errors import ColumnError, InputError, nearest
-from scalable.io.drivers import format_of, reader_for
+from scalable.errors import ColumnError, nearest
 from scalable.io.layout import HEALPIX_COLUMN
-from scalable.io.reader import Source
-from scalable.io.regular import open_regular
-from scalable.io.rules import apply_rules, factor, stored_schema
+from scalable.io.rules import factor
 from scalable.kernels.counter import Keys
 from scalable.kernels.features import Features, units_of
 from scalable.schema import Column, Schema, State, parse_unit
 from scalable.sky.healpix import to_pixels
 from scalable.sky.pixel import MAX_ORDER
 from scalable.survey import ColumnRule
-from scalable.train.batches import BLOCK_ROWS, PART_ROWS, Batches, Block, Float
+from scalable.train.batches import BLOCK_ROWS, Batches, Block, Float
+from scalable.train.rows import Origin, Rows, origin_of, rows_of
 
-PART_BYTES = 64 << 20
-"""Small files are read by one task until they hold so much."""
-
-Data: TypeAlias = "Catalog | Batches | pa.Table | str | Path | Sequence[str | Path] | Sequence[Path]"
-
-
-class Rows(Protocol):
-    """Where the tables of a part come from; frozen, cheap on the wire."""
-
-    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield tables with the named columns."""
-
-
-@dataclass(frozen=True)
-class CatalogRows:
-    """One partition of a catalogue, leaf by leaf where it reads leaves."""
-
-    catalog: Catalog
-
-    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield the leaves."""
-        if self.catalog.leaves:
-            for leaf in self.catalog.leaves:
-                yield self.catalog.chain.load(leaf, columns)
-        else:
-            yield self.catalog.select(*columns).compute(scheduler="sync")
-
-
-@dataclass(frozen=True)
-class FileRows:
-    """Files of one format, block by block, under null rules."""
-
-    format: str
-    sources: tuple[Source, ...]
-    rules: tuple[tuple[str, ColumnRule], ...]
-
-    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield the blocks of each file."""
-        rules = {name: rule for name, rule in self.rules if name in columns}
-        states = {f"{name}_state" for name in rules}
-        reader = reader_for(self.format)
-        for source in self.sources:
-            for block in reader.scan(source, columns=[name for name in columns if name not in states]):
-                schema = stored_schema(Schema.from_arrow(block.schema), rules, path=source.path) if rules else None
-                yield block if schema is None else apply_rules(block, schema, rules)
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """A table in memory."""
-
-    table: pa.Table
-
-    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield it."""
-        yield self.table.select(list(columns))
+Data: TypeAlias = "Origin | Batches"
 
 
 @dataclass(frozen=True)
@@ -162,13 +103,15 @@ def batches_of(
     key: str = "",
     sky_order: int | None = None,
     rules: Mapping[str, ColumnRule] | None = None,
+    split: str = "",
 ) -> Batches:
-    """Return the rows of a catalogue, of files or of a table as batches; headers are read, rows are not.
+    """Return the rows of a catalogue, a release, files, a table or blocks as batches; headers are read, rows are not.
 
     Parameters
     ----------
-    data : Catalog, pyarrow.Table, path or sequence of paths
-        Files may be FITS, VOTable, Parquet, HDF5, CSV, ECSV or text, and are streamed; all have the columns of the first.
+    data : Catalog, release, pyarrow.Table, path, sequence of paths, or iterable of blocks
+        Files may be FITS, VOTable, Parquet, HDF5, CSV, ECSV or text, and are streamed; all have the columns of the first. Blocks
+        are tables of Arrow or mappings of names to arrays, from something that can be gone through again; the first is looked at.
     features : Features
         What is made of the columns.
     target, weight : str
@@ -178,7 +121,9 @@ def batches_of(
     sky_order : int, optional
         HEALPix order of the pixels that folds keep together; needs positions (columns with the roles ``ra`` and ``dec``).
     rules : mapping of str to ColumnRule, optional
-        Null rules and units for columns of files, as in a survey description.
+        Null rules and units for columns of files and blocks, as in a survey description.
+    split : str, optional
+        Of a release: ``train``, ``validation`` or ``test``; by default all rows.
 
     Raises
     ------
@@ -187,7 +132,7 @@ def batches_of(
     """
     if isinstance(data, Batches):
         return data
-    schema, rows = _rows_of(data, dict(rules or {}))
+    schema, rows = rows_of(data, rules, split=split)
     for name in filter(None, (*features.columns, target, weight, key)):
         schema[name]
     units = {column.name: column.unit for column in schema}
@@ -197,7 +142,8 @@ def batches_of(
     null_states = tuple(null_states_of(schema, features).items())
     parts = tuple(TablePart(part, features, target, weight, key, sky, read, null_states) for part in rows)
     own = tuple((name, units[name]) for name in features.columns)
-    return Batches(parts, tuple(features.names), tuple(units_of(features, units)), target, units.get(target, ""), own)
+    of_features = tuple(units_of(features, units))
+    return Batches(parts, tuple(features.names), of_features, target, units.get(target, ""), own, origin_of(data))
 
 
 def left_out(batches: Batches) -> dict[str, int]:
@@ -207,43 +153,6 @@ def left_out(batches: Batches) -> dict[str, int]:
         for reason, number in reasons.items():
             total[reason] = total.get(reason, 0) + number
     return total
-
-
-def _rows_of(data: Any, rules: dict[str, ColumnRule]) -> tuple[Schema, list[Rows]]:
-    if isinstance(data, Catalog):
-        return data.columns, [CatalogRows(replace(data, partitions=(partition,))) for partition in data.partitions]
-    if isinstance(data, pa.Table):
-        cuts = range(0, max(data.num_rows, 1), PART_ROWS)
-        return Schema.from_arrow(data.schema), [TableRows(data.slice(start, PART_ROWS)) for start in cuts]
-    return rows_of_files(data, rules)
-
-
-def rows_of_files(data: Any, rules: Mapping[str, ColumnRule] | None = None) -> tuple[Schema, list[Rows]]:
-    """Return the columns of files, under null rules, and their rows in runs of files that one task reads."""
-    paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
-    if not paths:
-        raise InputError("no file to learn from")
-    kind = _format(paths[0])
-    schema = reader_for(kind).describe(Source(str(paths[0]))).schema
-    given = {name: rule for name, rule in (rules or {}).items() if schema[name]}
-    runs: list[list[Source]] = []
-    filled = 0
-    for path in paths:
-        size = path.stat().st_size
-        if not runs or filled + size > PART_BYTES:
-            runs.append([])
-            filled = 0
-        runs[-1].append(Source(str(path)))
-        filled += size
-    stored = stored_schema(schema, given, path=str(paths[0])) if given else schema
-    return stored, [FileRows(kind, tuple(run), tuple(given.items())) for run in runs]
-
-
-def _format(path: Path) -> str:
-    """Return the format that the first bytes of a file speak for."""
-    with open(open_regular(str(path), "table"), "rb", buffering=0) as file:
-        begin = file.read(4)
-    return {b"PAR1": "parquet", b"\x89HDF": "hdf5"}.get(begin) or format_of(path)
 
 
 def _check_colours(features: Features, units: Mapping[str, str]) -> None:

@@ -21,6 +21,7 @@ from scalable.kernels.trees import MAX_BINS, Codes, Forest, Tree, best_splits, b
 from scalable.train.base import Streamed
 from scalable.train.batches import ArrayPart, Batches, Block
 from scalable.train.checkpoint import Checkpoint
+from scalable.train.incremental import bin_of
 from scalable.train.sample import draw
 from scalable.train.spill import spilled, with_arrays
 
@@ -264,6 +265,16 @@ class GradientBoosting(_Trees):
         return self.start_ + self.forest_.total(columns)
 
 
+def _leaf_bins(block: Block, trees: Sequence[tuple[int, Tree]], edges: Float, seed: int) -> list[Float]:
+    """Return how much weight of the rows that a tree has seen lies in each bin of the target, shape (nodes, bins), by tree."""
+    found, bins = [], len(edges) - 1
+    for number, tree in trees:
+        target, weight = _bootstrap(block, number, seed)
+        cell = leaves(_codes(block), tree) * bins + bin_of(target, edges)
+        found.append(np.asarray(np.bincount(cell, weight, len(tree.feature) * bins), np.float64).reshape(-1, bins))
+    return found
+
+
 def _bootstrap(block: Block, number: int, seed: int) -> tuple[Float, Float]:
     return np.asarray(block.target), _weights(block) * poisson(block.keys, seed=seed, stream=number)
 
@@ -278,6 +289,9 @@ class RandomForest(_Trees):
         Depth of a tree, and rows of a leaf, repetitions not counted.
     features_tried : float
         Share of the features that each node may choose from.
+    bins : sequence of float, optional
+        Edges of target bins: then leaves keep how the rows in them are spread over these, and the forest gives a probability for
+        each bin: the mean over trees (Meinshausen 2006). Holds 4 bytes for each bin of each node.
     seed : int
     scratch : path, optional
         Where rows are spilled that are not in memory.
@@ -285,6 +299,8 @@ class RandomForest(_Trees):
     Attributes
     ----------
     forest_ : Forest
+    shares_ : ndarray of float32, shape (nodes, bins)
+        With ``bins``: of the rows of each leaf.
     oob_mse_ : float
         Mean squared error of the rows by the trees that have not seen them; NaN if every tree has seen every row.
     """
@@ -296,6 +312,7 @@ class RandomForest(_Trees):
         max_depth: int = 14,
         least_rows: int = 5,
         features_tried: float = 0.5,
+        bins: Sequence[float] | None = None,
         seed: int = 0,
         scratch: str | Path | None = None,
     ) -> None:
@@ -303,6 +320,7 @@ class RandomForest(_Trees):
         self.max_depth = max_depth
         self.least_rows = least_rows
         self.features_tried = features_tried
+        self.bins = bins
         self.seed = seed
         self.scratch = scratch
 
@@ -318,11 +336,31 @@ class RandomForest(_Trees):
             self._finish(grow(codes, edges, range(self.trees), values, **how, features_tried=tried))
             squares, weight = codes.over(_out_of_bag, np.add, self.trees_, self.seed)
             self.oob_mse_ = float(squares / weight) if weight > 0 else float("nan")
+            if self.bins is not None:
+                self.shares_ = self._shares(codes, np.asarray(self.bins, dtype=np.float64))
         return self
+
+    def _shares(self, codes: Batches, edges: Float) -> NDArray[np.float32]:
+        waiting, found = list(enumerate(self.trees_)), []
+        while waiting:
+            some, size = [waiting.pop(0)], 0
+            size = len(some[0][1].feature)
+            while waiting and (size + len(waiting[0][1].feature)) * len(edges) * 8 <= MOST_HISTOGRAM_BYTES:
+                some.append(waiting.pop(0))
+                size += len(some[-1][1].feature)
+            for counts in codes.over(_leaf_bins, _add, some, edges, self.seed):
+                total = counts.sum(axis=1, keepdims=True)
+                found.append(np.divide(counts, total, out=np.zeros_like(counts), where=total > 0).astype(np.float32))
+        return np.concatenate(found)
 
     def predict_columns(self, columns: Float) -> Float:
         """Return the predictions for features of shape (features, rows); the same bits for a row wherever it stands."""
         return self.forest_.total(columns) / (len(self.forest_.starts) - 1)
+
+    def predict_pdf_columns(self, columns: Float) -> Float:
+        """Return the probability of each target bin, shape (rows, bins), from a forest with ``bins``."""
+        found = self.forest_.total_of(columns, self.shares_)
+        return found / found.sum(axis=1, keepdims=True)
 
 
 def _out_of_bag(block: Block, trees: Sequence[Tree], seed: int) -> Any:

@@ -48,6 +48,23 @@ def test_train_evaluate_and_predict_files(table: Path, tmp_path: Path) -> None:
     assert pq.read_schema(out).field("z_phot").metadata[b"role"] == b"value"
 
 
+def test_densities_are_trained_measured_and_predicted(table: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "m.h5", tmp_path / "out.parquet"
+    arguments = ["--magnitudes", "g,r,i", "--target", "z", "--estimator", "forest", "--folds", "0", "--pdf", "0,0.6,12"]
+    found = scalable("train", table, *arguments, "--model", model)
+    assert found.exit_code == 0, found.output
+    assert open_model(model).estimator.bins == pytest.approx(np.linspace(0, 0.6, 13))
+    rows = json.loads(scalable("evaluate", model, table, "--bins", "z=0,0.5", "--json").stdout)
+    assert 0 < rows[0]["crps"] < 0.05
+    assert rows[1]["crps"] is None
+    scalable("predict", model, table, "--to", out, "--pdf")
+    assert pq.read_schema(out).field("z_phot_pdf").type == pa.list_(pa.float32(), 12)
+    found = scalable("train", table, "--magnitudes", "g,r", "--target", "z", "--estimator", "ridge", "--pdf", "0,1,9")
+    assert "Ridge has no parameter 'bins'" in found.output
+    assert "is not STATE=NUMBER" in scalable("train", table, "--missing", "sentinel=x").output
+    assert "is not LOW,HIGH,BINS" in scalable("train", table, "--pdf", "0,1").output
+
+
 def test_a_store_is_predicted_into_a_catalogue(synthetic: Collection, tmp_path: Path) -> None:
     objects = synthetic.path.parents[1]
     model, out = tmp_path / "m.h5", tmp_path / "out"

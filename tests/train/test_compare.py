@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 from scalable.kernels.features import Features
 from scalable.train.batches import arrays, keys_of
-from scalable.train.compare import compare
+from scalable.train.compare import compare, usual_variants
 from scalable.train.goodness import energy_distance, sample_tests
 from scalable.train.incremental import MLPRegressor
 from scalable.train.linear import LinearRegression
@@ -41,6 +41,27 @@ def test_candidates_are_chosen_on_training_rows_and_all_are_judged_on_both_table
     assert found["network"]["test"] == pytest.approx(np.mean(errors))
     assert found["network"]["test_best"] == pytest.approx(min(errors))
     assert found["network"]["spread"] == pytest.approx(np.std(errors, ddof=1))
+
+
+def test_the_ways_to_teach_differ_in_what_they_say() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.uniform(0, 0.5, 800)
+    a, b = z + 0.02 * rng.normal(size=800), rng.normal(size=800)
+    a[:40] += 20.0  # as if the photometry had failed
+    table = pa.table({"a": a, "b": b, "z": z})
+    features = Features((), others=("a", "b"))
+    train, test = batches_of(table.slice(0, 500), features, target="z"), batches_of(table.slice(500), features, target="z")
+    candidates = {"linear": [LinearRegression()]}
+    found = compare(train, test, features, candidates=candidates, variants=usual_variants(train, test)).to_pylist()
+    plain, components, inliers = found
+    assert [row["variant"] for row in found] == ["", "principal components", "outliers left out"]
+    assert [row["rows"] for row in found] == [500, 500, 460]
+    # A turn of the axes changes no linear fit; forty rows far out do.
+    assert components["test"] == pytest.approx(plain["test"], rel=1e-6)
+    assert inliers["test"] < 0.3 * plain["test"]
+    X, y = np.column_stack([a, b])[40:500], z[40:500]
+    expected = metrics_of(LinearRegression().fit(X, y).predict(np.column_stack([a, b])[500:]), z[500:])["median_abs"]
+    assert inliers["test"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_sample_is_the_rows_with_the_least_random_numbers_in_any_order_and_chunking() -> None:

@@ -17,6 +17,7 @@ from astropy.table import Table
 
 from scalable.catalog.collection import Collection
 from scalable.errors import ColumnError, InputError, StoreError
+from scalable.kernels.counter import poisson
 from scalable.kernels.features import ClassRule, Features
 from scalable.survey import ColumnRule, NullRule
 from scalable.testing import no_compute
@@ -203,18 +204,29 @@ def test_prediction_over_a_catalogue_is_lazy_and_the_same_for_any_partitions(syn
     assert lazy.history[-1]["digest"] == model.digest
 
 
-def test_densities_are_those_that_qp_reads(tmp_path: Path) -> None:
+EDGES = np.linspace(0, 0.6, 31)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [MLPRegressor((16,), bins=EDGES.tolist(), epochs=60), RandomForest(20, least_rows=20, bins=EDGES.tolist())],
+    ids=["network", "forest"],
+)
+def test_densities_are_those_that_qp_reads(estimator: object, tmp_path: Path) -> None:
     train, test = galaxies(2000, noise=0.2), galaxies(500, seed=1, noise=0.2)
-    edges = np.linspace(0, 0.6, 31)
-    model = fit_photoz(train, FEATURES, target="z", estimator=MLPRegressor((16,), bins=edges.tolist(), epochs=60), folds=0)
+    model = fit_photoz(train, FEATURES, target="z", estimator=estimator, folds=0)
     model.save(tmp_path / "m.h5")
     found = predict(test, open_model(tmp_path / "m.h5"), pdf=True)
     shares = np.array(found["z_phot_pdf"].to_pylist())
     np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(shares @ ((edges[1:] + edges[:-1]) / 2), found["z_phot"].to_numpy(), atol=1e-5)
+    # The mean of a forest is that of the rows, not of the middles of bins.
+    close = 1e-5 if isinstance(estimator, MLPRegressor) else 0.01
+    np.testing.assert_allclose(shares @ ((EDGES[1:] + EDGES[:-1]) / 2), found["z_phot"].to_numpy(), atol=close)
     scores = evaluate_pdf(model, test)
     assert scores["pit_ks"] < 0.15
     assert 0 < scores["crps"] < 0.07
+    with dask.config.set(scheduler="sync"):
+        assert evaluate_pdf(model, batches_of(test, FEATURES, target="z").fold(range(3), 3, seed=0)) == pytest.approx(scores)
     pytest.importorskip("qp")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -222,6 +234,22 @@ def test_densities_are_those_that_qp_reads(tmp_path: Path) -> None:
         assert ensemble.npdf == 500
         np.testing.assert_allclose(ensemble.cdf(np.array([0.3]))[:, 0], shares[:, :15].sum(axis=1), atol=1e-5)
         np.testing.assert_allclose(ensemble.pdf(np.array([0.31]))[:, 0], shares[:, 15] / 0.02, rtol=1e-3, atol=1e-6)
+
+
+def test_a_forest_spreads_its_probability_as_the_rows_in_the_leaves() -> None:
+    table = galaxies(600)
+    forest = RandomForest(3, max_depth=4, bins=EDGES.tolist(), seed=2)
+    batches = batches_of(table, FEATURES, target="z", key="id")
+    columns, z = np.concatenate([block.columns for block in batches.blocks()], axis=1), table["z"].to_numpy()
+    forest.fit(batches)
+    leaf = forest.forest_.each(columns)  # values of leaves tell these apart
+    seen = [poisson(np.arange(600, dtype=np.uint64), seed=2, stream=tree) for tree in range(3)]
+    row = 17
+    shares = []
+    for tree in range(3):
+        mates = leaf[tree] == leaf[tree, row]
+        shares.append(np.histogram(z[mates], EDGES, weights=seen[tree][mates])[0] / seen[tree][mates].sum())
+    np.testing.assert_allclose(forest.predict_pdf_columns(columns[:, [row]])[0], np.mean(shares, axis=0), atol=1e-6)
 
 
 def test_a_mixture_is_chosen_by_its_bic_and_its_sample_does_not_depend_on_the_blocks() -> None:
