@@ -13,6 +13,7 @@ from numcodecs import blosc
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from benchmarks.measure import Measured, compare
+from scalable.cube.write import write_beside
 from scalable.io import zarr as ours
 from scalable.io.zarr import ShardedArray
 
@@ -44,14 +45,13 @@ def write(array: ShardedArray, values: np.ndarray) -> None:
     for number in range(len(values) // SHARD):
         path = array.shard_path((number, 0, 0, 0))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb", buffering=1 << 20) as file:
-            file.writelines(array.encode(values[number * SHARD : (number + 1) * SHARD]))
+        write_beside(path, array.encode(values[number * SHARD : (number + 1) * SHARD]))
 
 
 def codec_alone(settings: dict[str, Any], values: np.ndarray) -> None:
     """Encode the same chunks and keep nothing."""
     for value in values:
-        blosc.compress(value.tobytes(), settings["cname"].encode(), settings["clevel"], SHUFFLES[settings["shuffle"]], 0, 4)
+        blosc.compress(value, settings["cname"].encode(), settings["clevel"], SHUFFLES[settings["shuffle"]], 0, 4)
 
 
 def run() -> list[Measured]:

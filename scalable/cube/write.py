@@ -8,6 +8,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ from scalable.io.zarr import ShardedArray, create_array
 
 CHUNK_BYTES = 1 << 20
 """An inner chunk holds one object with all its bands, unless that is larger than this: then one band of it, or a part of it."""
+
+_PIECES = 32
+"""Pieces of a shard that are written while as many are made."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -178,11 +183,9 @@ def _write_part(part: _Part, building: Path) -> int:
     for name in [name for name in names if VARIABLES.get(name) and VARIABLES[name].dims == "pixels"]:
         block = np.asarray(arrays.pop(name))
         array = ShardedArray.open(building / "cube" / name)
-        pieces = array.encode(block)
         target = array.shard_path((part.number, *(0,) * (block.ndim - 1)))
-        if len(pieces) > 2:
-            _write(target, pieces, building)
-            record[name] = sum(map(len, pieces))
+        if size := _write(target, array.encode(block), building):
+            record[name] = size
     aside = building / "aside" / secrets.token_hex(8)
     with aside.open("wb") as file:
         np.savez(file, **arrays, _record=np.frombuffer(json.dumps(record).encode(), np.uint8))
@@ -190,13 +193,29 @@ def _write_part(part: _Part, building: Path) -> int:
     return part.number
 
 
-def _write(target: Path, pieces: list[bytes], building: Path) -> None:
-    """Write a shard aside and move it to its place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _write(target: Path, pieces: Iterator[Any], building: Path) -> int:
+    """Write a shard aside and move it to its place, unless it is empty; return its size."""
     aside = building / "aside" / secrets.token_hex(8)
-    with aside.open("wb", buffering=1 << 20) as file:
-        file.writelines(pieces)
-    os.replace(aside, target)
+    size = write_beside(aside, pieces)
+    if size:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(aside, target)
+    return size
+
+
+def write_beside(path: Path, pieces: Iterator[Any]) -> int:
+    """Write pieces one behind the other in a thread, while the next ones are made in this one; return the size of the file."""
+    size = 0
+    with path.open("wb") as file, ThreadPoolExecutor(1) as thread:
+        ahead: Future[None] | None = None
+        while held := list(islice(pieces, _PIECES)):
+            size += sum(map(len, held))
+            if ahead:
+                ahead.result()
+            ahead = thread.submit(file.writelines, held)
+        if ahead:
+            ahead.result()
+    return size
 
 
 def _part_path(building: Path, number: int) -> Path:

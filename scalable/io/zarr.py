@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -78,18 +78,18 @@ class _Codec:
     name: str
     settings: dict[str, Any]
 
-    def encode(self, parts: list[bytes], itemsize: int) -> list[bytes]:
-        """Return the encoded bytes, which need not be of one piece."""
+    def encode(self, parts: list[Any], itemsize: int) -> list[Any]:
+        """Return the encoded bytes, which need not be of one piece, of buffers of bytes."""
         if self.name == "crc32c":
             crc = 0
             for part in parts:
-                crc = google_crc32c.extend(crc, part)
+                crc = google_crc32c.extend(crc, bytes(part))  # of bytes this is no copy
             return [*parts, crc.to_bytes(4, "little")]
         data = b"".join(parts) if len(parts) > 1 else parts[0]
         if self.name == "blosc":
             shuffle = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
             name, level = self.settings["cname"].encode(), self.settings["clevel"]
-            return [bytes(blosc.compress(data, name, level, shuffle[self.settings["shuffle"]], 0, itemsize))]
+            return [blosc.compress(data, name, level, shuffle[self.settings["shuffle"]], 0, itemsize)]
         return [bytes(_generic(self).encode(data))]
 
     def decode(self, data: bytes, where: str) -> bytes:
@@ -210,13 +210,13 @@ class ShardedArray:
         """Return the file of a shard."""
         return Path(self.path, "c", *map(str, place))
 
-    def encode(self, block: Array) -> list[bytes]:
-        """Return what the file of a shard holds; a block at the end of the array may be smaller than a shard.
+    def encode(self, block: Array) -> Iterator[Any]:
+        """Yield, piece by piece, what the file of a shard holds; nothing if that is nothing but the fill value.
 
-        Inner chunks of nothing but the fill value are left out, as zarr does.
+        A block at the end of the array may be smaller than a shard. Inner chunks of nothing but the fill value are left out, as
+        zarr does.
         """
         offsets = np.full((math.prod(self._grid), 2), _MISSING, "<u8")
-        pieces: list[bytes] = []
         at = 0
         for number, place in enumerate(np.ndindex(*self._grid)):
             where = tuple(slice(n * c, (n + 1) * c) for n, c in zip(place, self.chunk_shape, strict=True))
@@ -227,18 +227,20 @@ class ShardedArray:
                 whole = np.full(self.chunk_shape, self.fill, self.dtype)
                 whole[tuple(slice(0, n) for n in chunk.shape)] = chunk
                 chunk = whole
-            chunk = np.ascontiguousarray(chunk, self.dtype)
             if self._is_fill(chunk):
                 continue
-            parts = [chunk.tobytes()]
+            # No copy where the block has the chunk in one piece.
+            parts: list[Any] = [np.ascontiguousarray(chunk, self.dtype).reshape(-1).view(np.uint8)]
             for codec in self._pipeline:
                 parts = codec.encode(parts, self.dtype.itemsize)
             size = sum(map(len, parts))
             offsets[number] = at, size
-            pieces += parts
+            yield from parts
             at += size
-        index = offsets.tobytes()
-        return [*pieces, index, google_crc32c.value(index).to_bytes(4, "little")]
+        if at:
+            index = offsets.tobytes()
+            yield index
+            yield google_crc32c.value(index).to_bytes(4, "little")
 
     @cached_property
     def _shard(self) -> Callable[[tuple[int, ...]], _Shard | None]:

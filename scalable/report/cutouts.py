@@ -186,9 +186,14 @@ def cube_sections(cube: xr.Dataset) -> list[Section]:
         noise = [np.array([_noise(one) for one in band]) for band in np.moveaxis(ivar, 1, 0)]
     of = f"{cube.sizes[leading]:,} {'tiles' if leading == 'tile' else 'objects'}"
     how = "each exposure by itself, the first is shown" if about["combine"] is None else f"combined by {about['combine']}"
-    what = f"{of}, {about['size']} x {about['size']} pixels, {how}; pixels: {about['resampling']}."
+    what = f"{of}, {about['size']} x {about['size']} pixels, {how}; pixels: {about['resampling']}.{_psf(cube)}"
     sections = [
-        Section("Cutouts", what, _drawn(mosaic, images, bands[:SHOWN_BANDS], labels), caption="Each on a scale of its own."),
+        Section(
+            "Cutouts",
+            what,
+            _drawn(mosaic, images, bands[:SHOWN_BANDS], labels),
+            caption="Each on a scale of its own; empty where a pixel has no value.",
+        ),
     ]
     if len(bands) >= 3:
         rgb = images[:, [min(len(bands), SHOWN_BANDS) - 1, min(len(bands), SHOWN_BANDS) // 2, 0]]
@@ -201,6 +206,14 @@ def cube_sections(cube: xr.Dataset) -> list[Section]:
     caption = "Median over objects, and the range of nine tenths of them."
     sections.append(Section("Depth of the pixels", "", _drawn(depth, noise, bands, unit), caption=caption))
     return sections
+
+
+def _psf(cube: xr.Dataset) -> str:
+    """Say how wide point sources are, if that is known."""
+    if "psf_fwhm_after" not in cube or not np.isfinite(cube["psf_fwhm_after"].values).any():
+        return ""
+    before, after = (float(np.nanmedian(cube[name].values)) for name in ("psf_fwhm", "psf_fwhm_after"))
+    return f" Point sources are {before:.2f} arcsec wide in the images and {after:.2f} arcsec here (FWHM, median)."
 
 
 def _noise(ivar: Pixels) -> float:

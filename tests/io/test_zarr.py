@@ -38,8 +38,7 @@ def made(folder: Path, values: np.ndarray[Any, Any], chunks: tuple[int, ...], sh
     array = ShardedArray.open(folder / "a")
     for place in np.ndindex(*(-(-n // s) for n, s in zip(values.shape, shards, strict=True))):
         block = values[tuple(slice(p * s, (p + 1) * s) for p, s in zip(place, shards, strict=True))]
-        pieces = array.encode(block)
-        if len(pieces) > 2:
+        if pieces := list(array.encode(block)):
             path = array.shard_path(place)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"".join(pieces))

@@ -7,6 +7,7 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from scalable.cube.stack import stack_images
 from scalable.report.cutouts import colours, coverage, cube_sections, depth, mosaic, write_cube_page
@@ -64,6 +65,8 @@ def test_the_page_names_files_set_aside_and_how_to_open_the_cube(tmp_path: Path)
     assert [section.heading for section in cube_sections(cube)] == ["Cutouts", "Colours", "Coverage", "Depth of the pixels"]
     write_cube_page(cube, tmp_path / "page.html", opened_from="c.zarr")
     text = (tmp_path / "page.html").read_text()
+    width = f"{float(np.median([fits.getheader(path)['FWHM'] for path in (tmp_path / 'images').glob('?-*.fits')])):.2f} arcsec"
+    assert f"Point sources are {width} wide in the images and {width} here" in text
     assert "images/a.fits" in text
     assert "not a FITS file" in text
     assert "scalable.open_cube(&#x27;c.zarr&#x27;)" in text
