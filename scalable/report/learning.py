@@ -110,7 +110,7 @@ def residuals(
 
 
 def learning_curves(curves: Mapping[str, Sequence[float]], *, label: str = "Loss", theme: Theme = LIGHT) -> Figure:
-    """Draw losses against epochs on a logarithmic scale if they are positive; the least of the last curve is marked."""
+    """Draw losses against epochs, on a logarithmic scale if they span more than a decade; the least of the last is marked."""
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
         return sentence("nothing was learnt in epochs", theme)
@@ -121,7 +121,8 @@ def learning_curves(curves: Mapping[str, Sequence[float]], *, label: str = "Loss
         axes.plot(range(1, len(curve) + 1), curve, color=colour, lw=1.5, label=name)
     last = np.asarray(list(curves.values())[-1])
     axes.axvline(int(last.argmin()) + 1, color=theme.muted, lw=0.9, ls=(0, (4, 3)))
-    if min(min(curve) for curve in curves.values()) > 0:
+    lowest, highest = (end(end(curve) for curve in curves.values()) for end in (min, max))
+    if 0 < 10 * lowest < highest:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -182,7 +182,7 @@ def mixture_sections(model: Model, sample: Sample, labels: Sequence[str]) -> lis
 def _criteria(model: Model) -> Section:
     least = f"The least BIC is at {model.estimator.n_components} components; the likelihood of held-out rows may rise beyond."
     return Section(
-        "How many components",
+        "Mixture: how many components",
         _taught(model),
         figure=lambda theme: learning.criteria(model.about["criteria"], theme=theme),
         caption=least,
@@ -219,11 +219,11 @@ def _samples(mixtures: Sequence[Parameters], sample: Sample, labels: Sequence[st
     drawn = {name: (draw_rows(two_of, 0, SHOWN_ROWS, 1)[0], two_of) for name, two_of in shown.items()}
     return [
         Section(
-            "Data and samples",
+            "Mixture: data and samples",
             figure=lambda theme: learning.mixture_samples(sample.columns[:2], drawn, two, theme=theme),
             caption=text,
         ),
-        *(Section(f"Components of {name}", table=_components(two_of, two)) for name, two_of in shown.items()),
+        *(Section(f"Mixture of {name}", table=_components(two_of, two)) for name, two_of in shown.items()),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from scalable.kernels.moments import covariance, merge
 from scalable.kernels.nonlinear import CURVES, parameters_of
 from scalable.train.base import Streamed
 from scalable.train.batches import Block
+from scalable.train.checkpoint import Checkpoint
 from scalable.train.components import block_moments
 
 Float = NDArray[np.float64]
@@ -53,6 +55,8 @@ class NonlinearRegression(RegressorMixin, Streamed):
         Stops when a step lessens the squares by less than this share of them, and changes no parameter by more.
     max_iter : int
         Most steps, a pass each.
+    checkpoint : path, optional
+        Where the parameters are kept after each step.
 
     Attributes
     ----------
@@ -61,15 +65,22 @@ class NonlinearRegression(RegressorMixin, Streamed):
     """
 
     def __init__(
-        self, curve: str = "softplus", *, start: Sequence[float] | None = None, tol: float = 1e-12, max_iter: int = 100
+        self,
+        curve: str = "softplus",
+        *,
+        start: Sequence[float] | None = None,
+        tol: float = 1e-12,
+        max_iter: int = 100,
+        checkpoint: str | Path | None = None,
     ) -> None:
         self.curve = curve
         self.start = start
         self.tol = tol
         self.max_iter = max_iter
+        self.checkpoint = checkpoint
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> NonlinearRegression:
-        """Learn from arrays, or from `Batches`.
+        """Learn from arrays, or from `Batches`; with a checkpoint, go on where a killed fit stopped.
 
         Raises
         ------
@@ -87,8 +98,12 @@ class NonlinearRegression(RegressorMixin, Streamed):
         found = batches.over(block_moments, merge, np.zeros(d), np.ones(d))
         self.centre_, spread = covariance(found, 0.0)
         self.scale_ = np.sqrt(np.where(np.diag(spread) > 0, np.diag(spread), 1.0))
-        normal, damping = batches.over(_normal, _merge, self.curve, parameters, self.centre_, self.scale_), 1e-3
-        self.n_iter_ = 0
+        recipe = {name: value for name, value in self.get_params().items() if name != "checkpoint"}
+        keep = Checkpoint.of(self.checkpoint, batches, **recipe)
+        damping, self.n_iter_ = 1e-3, 0
+        if keep is not None and (saved := keep.load()) is not None:
+            parameters, damping, self.n_iter_ = saved[0]["parameters"], saved[1]["damping"], saved[1]["steps"]
+        normal = batches.over(_normal, _merge, self.curve, parameters, self.centre_, self.scale_)
         while self.n_iter_ < self.max_iter:
             self.n_iter_ += 1
             scaled = normal.gram + damping * np.diag(np.maximum(np.diag(normal.gram), 1e-300))
@@ -103,6 +118,8 @@ class NonlinearRegression(RegressorMixin, Streamed):
                 damping *= 10
             if done or damping > 1e16:
                 break
+            if keep is not None:
+                keep.save({"parameters": parameters}, {"damping": damping, "steps": self.n_iter_})
         self.parameters_, self.mse_ = parameters, normal.squares / float(found.weight[0])
         return self
 

@@ -124,7 +124,7 @@ def fit_photoz(
     seed : int
         Of the folds.
     checkpoint : path, optional
-        Where the fit to all rows keeps its state, if the estimator has one (boosting, networks); a killed fit goes on there.
+        Where the fit to all rows keeps its state, if it takes more than one pass; a killed fit goes on there.
 
     Returns
     -------

@@ -31,6 +31,8 @@ SAMPLE_ROWS = 200_000
 """Rows that bin edges are found from."""
 MOST_HISTOGRAM_BYTES = 1 << 26
 """Histograms that a task holds at once; more nodes take more passes."""
+TOGETHER = 16
+"""Trees of a forest that grow in the same passes, and are kept together."""
 
 Values = Callable[..., tuple[Float, Float]]
 """From a block and the number of a tree to what it learns from each row, and the row's weight."""
@@ -153,8 +155,16 @@ class _Trees(RegressorMixin, Streamed):
     """What the ensembles share: bin edges, and trees that are kept as arrays."""
 
     seed: int
+    checkpoint: str | Path | None
     scratch: str | Path | None
     trees_: list[Tree]
+
+    def _kept(self, rows: Batches) -> tuple[Checkpoint | None, list[Tree]]:
+        """Return where trees are kept, if anywhere, and those that are there."""
+        recipe = {name: value for name, value in self.get_params().items() if name not in ("checkpoint", "scratch")}
+        keep = Checkpoint.of(self.checkpoint, rows, **recipe)
+        saved = keep.load() if keep else None
+        return keep, unpack(saved[0]) if saved else []
 
     def _edges(self, batches: Batches) -> list[Float]:
         return bin_edges(draw(batches, SAMPLE_ROWS, seed=self.seed).columns)
@@ -245,10 +255,7 @@ class GradientBoosting(_Trees):
             weight, total = rows.over(_weighted_target, np.add)
             self.start_ = float(total / weight)
             edges = self._edges(rows)
-            recipe = {name: value for name, value in self.get_params().items() if name not in ("checkpoint", "scratch")}
-            keep = Checkpoint.of(self.checkpoint, rows, **recipe)
-            saved = keep.load() if keep else None
-            trees = unpack(saved[0]) if saved else []
+            keep, trees = self._kept(rows)
             left = binned(rows, edges, self.start_)
             for number in range(self.trees):
                 if number == len(trees):
@@ -293,8 +300,8 @@ class RandomForest(_Trees):
         Edges of target bins: then leaves keep how the rows in them are spread over these, and the forest gives a probability for
         each bin: the mean over trees (Meinshausen 2006). Holds 4 bytes for each bin of each node.
     seed : int
-    scratch : path, optional
-        Where rows are spilled that are not in memory.
+    checkpoint, scratch : path, optional
+        Where the trees are kept as they are grown, and where rows are spilled that are not in memory.
 
     Attributes
     ----------
@@ -314,6 +321,7 @@ class RandomForest(_Trees):
         features_tried: float = 0.5,
         bins: Sequence[float] | None = None,
         seed: int = 0,
+        checkpoint: str | Path | None = None,
         scratch: str | Path | None = None,
     ) -> None:
         self.trees = trees
@@ -322,10 +330,11 @@ class RandomForest(_Trees):
         self.features_tried = features_tried
         self.bins = bins
         self.seed = seed
+        self.checkpoint = checkpoint
         self.scratch = scratch
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> RandomForest:
-        """Learn from arrays, or from `Batches`."""
+        """Learn from arrays, or from `Batches`; with a checkpoint, go on where a killed fit stopped."""
         batches = self._batches(X, y, sample_weight, supervised=True)
         tried = max(1, round(self.features_tried * len(batches.names)))
         with spilled(batches, self.scratch) as rows:
@@ -333,7 +342,14 @@ class RandomForest(_Trees):
             values = partial(_bootstrap, seed=self.seed)
             how: dict[str, Any] = {"max_depth": self.max_depth, "least_rows": self.least_rows, "seed": self.seed}
             codes = binned(rows, edges)
-            self._finish(grow(codes, edges, range(self.trees), values, **how, features_tried=tried))
+            keep, trees = self._kept(rows)
+            while len(trees) < self.trees:
+                # A tree follows from its number, whatever others grow beside it.
+                numbers = range(len(trees), min(self.trees, len(trees) + TOGETHER))
+                trees += grow(codes, edges, numbers, values, **how, features_tried=tried)
+                if keep is not None:
+                    keep.save(pack(trees), {})
+            self._finish(trees)
             squares, weight = codes.over(_out_of_bag, np.add, self.trees_, self.seed)
             self.oob_mse_ = float(squares / weight) if weight > 0 else float("nan")
             if self.bins is not None:
@@ -381,7 +397,7 @@ class AdaBoost(_Trees):
     ----------
     trees : int
         At most; fewer if a tree errs as much as chance would.
-    max_depth, least_rows, seed, scratch
+    max_depth, least_rows, seed, checkpoint, scratch
         As in `RandomForest`.
 
     Attributes
@@ -392,24 +408,37 @@ class AdaBoost(_Trees):
     """
 
     def __init__(
-        self, trees: int = 50, *, max_depth: int = 6, least_rows: int = 5, seed: int = 0, scratch: str | Path | None = None
+        self,
+        trees: int = 50,
+        *,
+        max_depth: int = 6,
+        least_rows: int = 5,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        scratch: str | Path | None = None,
     ) -> None:
         self.trees = trees
         self.max_depth = max_depth
         self.least_rows = least_rows
         self.seed = seed
+        self.checkpoint = checkpoint
         self.scratch = scratch
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> AdaBoost:
-        """Learn from arrays, or from `Batches`."""
+        """Learn from arrays, or from `Batches`; with a checkpoint, go on where a killed fit stopped."""
         batches = self._batches(X, y, sample_weight, supervised=True)
         trees: list[Tree] = []
         weights: list[float] = []
         with spilled(batches, self.scratch) as rows:
             edges = self._edges(rows)
+            keep, kept = self._kept(rows)
             left = binned(rows, edges)
             for number in range(self.trees):
-                tree = grow(left, edges, [number], _target, max_depth=self.max_depth, least_rows=self.least_rows)[0]
+                if number == len(kept):
+                    kept += grow(left, edges, [number], _target, max_depth=self.max_depth, least_rows=self.least_rows)
+                    if keep is not None:
+                        keep.save(pack(kept), {})
+                tree = kept[number]
                 largest = left.over(_largest_error, max, tree)
                 loss, weight = left.over(_loss, np.add, tree, max(largest, 1e-300))
                 share = float(loss / weight)

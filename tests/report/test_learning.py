@@ -82,5 +82,5 @@ def test_pages_of_models_say_what_they_were_taught_and_how_good_they_are(tmp_pat
     mixture = fit_mixture(table, features, components=[1, 2], tol=1e-2)
     write_training_page(tmp_path / "m.html", mixture, table)
     page = (tmp_path / "m.html").read_text()
-    for text in ("How many components", "Data and samples", "Components of 20 components", "deviation g - r"):
+    for text in ("Mixture: how many components", "Mixture: data and samples", "Mixture of 20 components", "deviation g - r"):
         assert text in page

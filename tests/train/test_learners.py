@@ -23,6 +23,7 @@ from scalable.errors import InputError
 from scalable.kernels.counter import poisson
 from scalable.kernels.network import gradients
 from scalable.kernels.nonlinear import CURVES
+from scalable.train import trees
 from scalable.train.batches import Batches, arrays, keys_of
 from scalable.train.checkpoint import Checkpoint
 from scalable.train.incremental import Incremental, MLPRegressor, OrderWarning
@@ -120,10 +121,18 @@ class _Killed(Exception):
 
 @pytest.mark.parametrize(
     "estimator",
-    [GradientBoosting(6, max_depth=3), MLPRegressor((8,), epochs=6), MLPRegressor((8,), epochs=6, bins=(-9, 0, 9, 18, 40))],
-    ids=["boosting", "network", "density"],
+    [
+        GradientBoosting(6, max_depth=3),
+        RandomForest(9, max_depth=4),
+        AdaBoost(6, max_depth=3),
+        NonlinearRegression("softplus"),
+        MLPRegressor((8,), epochs=6),
+        MLPRegressor((8,), epochs=6, bins=(-9, 0, 9, 18, 40)),
+    ],
+    ids=["boosting", "forest", "AdaBoost", "curve", "network", "density"],
 )
 def test_a_killed_fit_goes_on_to_the_same_bits(estimator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "TOGETHER", 2)
     X, y = table(600)
     test, _ = table(100, seed=1)
     batches = arrays(X, y, part_rows=250)

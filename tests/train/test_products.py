@@ -63,7 +63,12 @@ def test_a_run_fits_the_colours_of_stars_and_draws_from_them_once(tmp_path: Path
     assert sample.equals(sample_mixture(model, 2000).compute())
     assert {"mixture.h5", "mixture_sample.parquet"} <= {product.name for product in first.products}
     page = first.page.read_text()
-    for text in ("How many components", "Data and samples", "Kolmogorov-Smirnov distance of Y_Mag1 - J_Mag1", "energy distance"):
+    for text in (
+        "Mixture: how many components",
+        "Mixture: data and samples",
+        "Kolmogorov-Smirnov distance of Y_Mag1 - J_Mag1",
+        "energy distance",
+    ):
         assert text in page
     again = run(survey, into=tmp_path / "store", only="products")
     assert "mixture.h5" in again.skipped
