@@ -48,6 +48,11 @@ class Condition:
         """Return what is wanted and what the condition reads."""
         return [*wanted, *self.columns]
 
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """The columns of the condition."""
+        return self.columns
+
     def apply(self, table: pa.Table) -> pa.Table:
         """Evaluate the condition on its own columns and filter."""
         keep = self._keep(table).combine_chunks()

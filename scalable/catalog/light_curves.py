@@ -60,7 +60,8 @@ def light_curves(table: pa.Table, bands: Sequence[str], *, complete: bool = Fals
     ids = table["object_id"].combine_chunks().to_numpy()
     first_rows, offsets, curve_of = band_curves(ids, named, bands_of, len(bands))
     if complete and not (every := (curve_of >= 0).all(axis=0)).all():
-        first_rows, curve_of = first_rows[every], curve_of[:, every]
+        kept = np.flatnonzero(every)
+        first_rows, curve_of = first_rows[kept], curve_of.take(kept, axis=1)
     objects = table.select([name for name in KEYS if name in table.column_names]).take(first_rows)
     points = table if offsets[-1] == table.num_rows else table.filter(pa.array(bands_of[named] >= 0))
     return LightCurves(objects, points, offsets, curve_of)

@@ -52,6 +52,15 @@ class TakesCodes(Protocol):
     coded: ClassVar[tuple[str, ...]]
 
 
+@runtime_checkable
+class PassesOn(Protocol):
+    """A step that leaves out rows or columns and gives the others on as they are."""
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """Return the columns whose values it asks for."""
+
+
 class Loader(Protocol):
     """Where the rows of a leaf come from; ``pending`` is what a loader that combines will do first, for people."""
 
@@ -81,6 +90,11 @@ class Select:
     def needs(self, wanted: Sequence[str]) -> list[str]:
         """Return what is wanted: nothing else is read."""
         return list(wanted)
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """No column."""
+        return ()
 
     def apply(self, table: pa.Table) -> pa.Table:
         """Return the columns that are there; projection has dropped those nobody wants."""
@@ -143,11 +157,23 @@ class Chain:
     def load(self, leaf: LeafInfo, columns: Sequence[str]) -> pa.Table:
         """Load one leaf, reading only the columns that the steps and the result need."""
         needed = columns_needed(self.steps, columns)
-        if self.steps and isinstance(self.steps[0], TakesCodes) and isinstance(self.loader, LeafLoader):
-            table = self.loader.load_coded(leaf, needed, self.steps[0].coded)
+        if isinstance(self.loader, LeafLoader) and (coded := _coded(self.steps)):
+            table = self.loader.load_coded(leaf, needed, coded)
         else:
             table = self.loader.load(leaf, needed)
         return apply_steps(table, self.steps, columns)
+
+
+def _coded(steps: Sequence[Step]) -> tuple[str, ...]:
+    """Return the text columns that the first step to look at them takes as dictionaries."""
+    seen: set[str] = set()
+    for step in steps:
+        if isinstance(step, TakesCodes):
+            return tuple(name for name in step.coded if name not in seen)
+        if not isinstance(step, PassesOn):
+            return ()
+        seen.update(step.looks_at)
+    return ()
 
 
 def columns_needed(steps: Sequence[Step], wanted: Sequence[str]) -> list[str]:
