@@ -16,10 +16,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from scalable.cube.contract import TABLES, VARIABLES, about_cube, check_cube, open_cube, raw_headers
-from scalable.errors import StoreError, SurveyError
+from scalable.errors import StoreError, SurveyError, require
 from scalable.io.fits_header import BLOCK, data_bytes
 from scalable.io.hdf5_write import Dataset, create_chunked, text_attributes, write_attributes, write_dataset, write_rows
 from scalable.io.runs import write_arrow
+from scalable.io.zarr import ShardedArray
 from scalable.kernels.stack import PixelState
 from scalable.release.assemble import Arrays, row_digests
 from scalable.release.manifest import PROVENANCE
@@ -35,7 +36,7 @@ _UCD = {"image": "obs.image", "ivar": "stat.weight;obs.image", "mask": "meta.cod
         "mjd": "time.epoch", "psf_fwhm": "instr.det.psf", "pixel_scale": "instr.scale", "ra": "pos.eq.ra",
         "dec": "pos.eq.dec"}  # fmt: skip
 PIXELS = ("image", "ivar", "mask", "state")
-IMAGE = "image"
+IMAGE, BLOSC = "image", 32001
 _FROM_PROVENANCE = {"source_uri", "source_size", "source_sha256", "header_source", "header_hdu", "header_start", "header_stop",
                     "headers"}  # fmt: skip
 """Tables of a cube that provenance holds with those of the other sources."""
@@ -91,6 +92,8 @@ class CubeImages:
 
     path: str
     variables: tuple[ImageVariable, ...]
+    carried: bool = False
+    """Whether chunks of pixels go into the release as the cube holds them."""
 
     @property
     def chunk_rows(self) -> int:
@@ -132,7 +135,7 @@ def _opened(path: str) -> xr.Dataset:
     return open_cube(path)
 
 
-def images_of(path: str | Path) -> CubeImages:
+def images_of(path: str | Path, *, carried: bool = False) -> CubeImages:
     """Look at a cube; nothing but its tables is read.
 
     Raises
@@ -154,7 +157,7 @@ def images_of(path: str | Path) -> CubeImages:
             attributes = tuple(sorted((str(key), str(value)) for key, value in variable.attrs.items()))
             dims = tuple(map(str, variable.dims))
             found.append(ImageVariable(_released(name), name, dims, variable.shape[1:], variable.dtype.str, attributes))
-    return CubeImages(str(path), tuple(found))
+    return CubeImages(str(path), tuple(found), carried)
 
 
 def _released(name: str) -> str:
@@ -228,6 +231,18 @@ def describe_images(images: CubeImages) -> dict[str, Any]:
     }
 
 
+def load_plugin(manifest: Mapping[str, Any]) -> None:
+    """Let HDF5 read pixels that were carried over.
+
+    Raises
+    ------
+    ExtraMissingError
+        If hdf5plugin is not installed.
+    """
+    if manifest["recipe"]["codec"] == "carry":
+        require("hdf5plugin", "hdf5")
+
+
 def digest_images(blocks: Iterator[tuple[int, Arrays]]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     """Return the digest of the images of every object, shape (n, 32), and what is counted of them."""
     digests, shown, pixels = [np.zeros((0, 32), np.uint8)], [np.zeros(0, np.bool_)], np.zeros(256, np.int64)
@@ -248,6 +263,10 @@ def write_images(
         if one.source not in PIXELS:
             write_dataset(file, one.name, Dataset(images.read(one.source, rows), attributes.get(one.name, {})))
             continue
+        if images.carried:
+            carry_rows(file, one.name, ShardedArray.open(Path(images.path, one.source)), rows)
+            write_attributes(file[one.name], attributes.get(one.name, {}))
+            continue
         # Whole objects, or one band of one object where that is more than a chunk should hold.
         inner = one.shape if one.row_bytes <= CHUNK_BYTES else (*(1 for _ in one.shape[:-2]), *one.shape[-2:])
         chunks = (min(n, images.chunk_rows), *inner)
@@ -256,6 +275,30 @@ def write_images(
         for first in range(0, n, step):
             write_rows(made, first, images.read(one.source, rows[first : first + step]))
         write_attributes(file[one.name], attributes.get(one.name, {}))
+
+
+def carry_rows(file: h5py.File, name: str, array: ShardedArray, rows: NDArray[np.int64]) -> None:
+    """Copy rows of an array into a dataset, chunk by chunk as they are stored; -1 stays the fill value.
+
+    Raises
+    ------
+    StoreError
+        If the array is not packed by blosc, or not at all.
+    """
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk(array.chunk_shape)
+    settings.set_obj_track_times(False)
+    settings.set_fill_value(np.array(array.fill, array.dtype))
+    if array.blosc:
+        nbytes = math.prod(array.chunk_shape) * array.dtype.itemsize
+        # Optional, or the library would ask for the plugin to write, too.
+        settings.set_filter(BLOSC, h5py.h5z.FLAG_OPTIONAL, (2, 2, array.dtype.itemsize, nbytes, 1, 2, 1))
+    space = h5py.h5s.create_simple((len(rows), *array.shape[1:]))
+    made = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(array.dtype), space, settings)
+    for n, row in enumerate(rows.tolist()):
+        if row >= 0:
+            for place, data in array.stored(row):
+                made.write_direct_chunk((n, *place), data)
 
 
 def block_step(row_bytes: Sequence[int], chunk_rows: int) -> int:

@@ -22,7 +22,7 @@ from scalable.io.hdf5_write import CHUNK_ROWS
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
-from scalable.release.images import cube_of
+from scalable.release.images import cube_of, load_plugin
 from scalable.release.manifest import read_manifest
 from scalable.release.select import holds
 from scalable.release.split import Part
@@ -104,7 +104,8 @@ class Release:
                 step = block_rows(file, [name])
                 pieces = []
                 for shard in shards:
-                    place = OnDisk(str(self.path / shard["path"]), name, (shard["rows"], *shape), dtype)
+                    path = str(self.path / shard["path"])
+                    place = OnDisk(path, name, (shard["rows"], *shape), dtype, self.manifest["recipe"]["codec"])
                     known = f"{shard['digest']}-{name}"
                     pieces.append(
                         da.from_array(place, chunks=(step, *shape), name=known, meta=np.zeros((0,) * place.ndim, dtype))
@@ -288,7 +289,9 @@ def open_release(path: str | Path, *, quality: str = "") -> Release:
         If there is none.
     """
     folder = local_place(path)
-    return Release(folder, read_manifest(folder), quality)
+    manifest = read_manifest(folder)
+    load_plugin(manifest)
+    return Release(folder, manifest, quality)
 
 
 @dataclass(frozen=True)
@@ -299,6 +302,7 @@ class OnDisk:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    codec: str
 
     @property
     def ndim(self) -> int:
@@ -307,6 +311,7 @@ class OnDisk:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read a piece."""
+        load_plugin({"recipe": {"codec": self.codec}})  # on the worker that reads
         with h5py.File(self.path, "r") as file:
             return _values(file[self.name], key)
 

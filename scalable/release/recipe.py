@@ -158,6 +158,9 @@ class Recipe(Part):
     statistics: Statistics | None = None
     light_curves: tuple[str, ...] = Field((), description="columns of detections for the light curves of objects")
     images: bool = Field(False, description="release the cutouts of a cube beside the objects")
+    codec: Literal["deflate", "carry"] = Field(
+        "deflate", description="of pixels: deflate, which every reader knows, or carry: as the cube has them, for hdf5plugin"
+    )
     select: tuple[Predicate, ...] = ()
     flags: tuple[Flag, ...] = ()
     outliers: Outliers = Outliers()
@@ -177,6 +180,8 @@ class Recipe(Part):
             raise ValueError("rows: objects need something to release: give join, statistics, light_curves or images")
         if self.rows == "detections" and of_objects:
             raise ValueError("rows: detections have neither join, statistics, light_curves nor images")
+        if self.codec == "carry" and not self.images:
+            raise ValueError("codec: carry is for images; say images: true")
         if len(self.flags) > 30:
             raise ValueError("flags: the mask has room for 30")
         for part, names in (("select", [p.name for p in self.select]), ("flags", [f.name for f in self.flags])):

@@ -25,7 +25,7 @@ from scalable.release.split import Part, leaks, random_leaks
 from scalable.schema import State
 from scalable.survey import Motivation, Query, Survey
 
-READ_BY = ("h5py", "xarray", "pandas", "mlcroissant", "datasets", "torch")
+READ_BY = ("h5py", "xarray", "pandas", "mlcroissant", "datasets", "torch", "tensorflow")
 """Readers that the tests of this version open a release with."""
 
 _KEYS: dict[str, tuple[str, str, str]] = {

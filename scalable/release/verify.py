@@ -26,7 +26,7 @@ from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
 from scalable.release.assemble import Arrays
-from scalable.release.images import digest_images, read_blocks, step_of
+from scalable.release.images import digest_images, load_plugin, read_blocks, step_of
 from scalable.release.manifest import file_digest, files_below, read_manifest, read_sums
 from scalable.release.parts import digest_rows
 from scalable.release.provenance import SOURCE_COLUMNS, headers_digest, sources_digest
@@ -243,6 +243,7 @@ def _look_into(shard: Mapping[str, Any], folder: Path, manifest: Mapping[str, An
     problems += _look_at(path, rows, attributes, manifest, "rows", shard["rows"])
     images = None
     if columns:
+        load_plugin(manifest)
         with h5py.File(folder / path, "r") as file:
             problems += _look_at_images(path, file, columns, shard["rows"])
             images, _ = digest_images(read_blocks(file, columns, step_of(columns)))

@@ -193,7 +193,7 @@ def _images(recipe: Recipe, cube: str | Path | None) -> CubeImages | None:
         )
     if cube is None:
         return None
-    images = images_of(local_place(cube))
+    images = images_of(local_place(cube), carried=recipe.codec == "carry")
     check_guard(images, recipe.split)
     return images
 
