@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ def _computed(m: Mapping[str, Any]) -> dict[str, str]:
         "motivation_purpose": motivation["text"],
         "motivation_goal": f"{motivation['goal']} It requires "
         + "; ".join(f"{name}: {text}" for name, text in motivation["requirements"].items()),
-        "composition_instances": f"{books['released']} {m['recipe']['rows']} with {len(m['columns'])} columns each",
+        "composition_instances": f"{books['released']} {m['recipe']['rows']} with {len(m['columns'])} columns each{_images(m)}",
         "composition_missing": "; ".join(filter(None, [_missing(m["sketches"]), _completeness(m["completeness"]), _loss(m)])),
         "composition_errors": _errors(m),
         "composition_labels": "; ".join(
@@ -67,6 +68,22 @@ def _missing(sketches: Mapping[str, Any]) -> str:
         if counts:
             lines.append(f"{name}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     return "; ".join(lines) or "none"
+
+
+def _images(m: Mapping[str, Any]) -> str:
+    """Say what the images are, and how far their pixels are those of the source."""
+    if not m["images"]:
+        return ""
+    images, about = m["images"], json.loads(m["images"]["attributes"]["cube"])
+    sizes, total = images["sizes"], max(1, sum(images["pixels"]))
+    own = about["resampling"] == "native" and about["combine"] is None
+    states = json.loads(images["attributes"]["states"])
+    shares = ", ".join(f"{count / total:.1%} {states[str(code)]}" for code, count in enumerate(images["pixels"]) if count)
+    return (
+        f"; images of {images['objects_with_image']} of them in {sizes['band']} bands, {sizes['y']} x {sizes['x']} pixels, "
+        f"resampling: {about['resampling']}, combined by: {about['combine'] or 'nothing, every exposure is kept'}"
+        f"{'; every pixel is the very one of the source' if own else ''}; pixels: {shares}"
+    )
 
 
 def _completeness(complete: Mapping[str, Any]) -> str:

@@ -206,7 +206,8 @@ class Release:
     def loader_rate(self, columns: Sequence[str] | None = None, *, rows: int = 100_000) -> dict[str, float]:
         """Measure here and now how fast shuffled blocks come: ``rows_per_second``, and from it ``epoch_seconds``."""
         start, seen = time.perf_counter(), 0
-        for block in self.blocks(columns if columns is not None else self.columns):
+        every = ["object_id", *self.columns, *(["image"] if self.manifest["images"] else [])]
+        for block in self.blocks(columns if columns is not None else every):
             seen += len(next(iter(block.values())))
             if seen >= rows:
                 break

@@ -14,11 +14,14 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
+from click.testing import CliRunner
 from release.conftest import of_objects
 from release.test_verify import seal
 
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
+from scalable.cli import main
 from scalable.cube.contract import cutout_wcs, open_cube, raw_headers
 from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube
@@ -219,15 +222,30 @@ def test_a_narrow_guard_band_a_missing_cube_and_a_missing_reason_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_datasheet_says_what_the_images_are(imaged: Path) -> None:
+    answer = read_json(imaged / "datasheet.json")["composition_instances"]["answer"]
+    about = read_json(imaged / "release.json")["images"]
+    assert f"images of {about['objects_with_image']} of them in 5 bands, 12 x 12 pixels" in answer
+    assert "every pixel is the very one of the source" in answer
+    measured = about["pixels"][0] / sum(about["pixels"])
+    assert f"{measured:.1%} measured" in answer
+
+
 def test_images_alone_can_be_released(store: Collection, cube: Path, tmp_path: Path) -> None:
     values = with_images().model_dump(mode="json", exclude_defaults=True)
     for name in ("join", "statistics", "light_curves", "flags", "select", "outliers"):
         values.pop(name, None)
     recipe = Recipe.model_validate(values)
     assert "image_mask" in plan_release(store, recipe, cube=cube)["images"]
-    write_release(store, recipe, into=tmp_path / "r", cube=cube)
+    (tmp_path / "release.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True)))
+    command = ["release", store.folder, tmp_path / "release.yaml", "--cube", cube, "--into", tmp_path / "r"]
+    command += ["--scheduler", "threads"]
+    made = CliRunner().invoke(main, [str(word) for word in command])
+    assert made.exit_code == 0, made.output
     release = open_release(tmp_path / "r")
     assert release.rows == store.accounting["objects"]
+    found = CliRunner().invoke(main, ["verify", str(tmp_path / "r"), "--scheduler", "threads"])
+    assert found.exit_code == 0, found.output
     assert release.columns == []
     assert set(json.loads(json.dumps(release.manifest["coverage"]))) == {"rows", "light curves", "images"}
 
