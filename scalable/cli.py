@@ -32,6 +32,7 @@ _LAZY = {
     "make_sky": "scalable.synthetic.sky",
     "write_tables": "scalable.synthetic.tables",
     "add_images": "scalable.synthetic.images",
+    "add_release": "scalable.synthetic.tables",
     "WRITERS": "scalable.io.export",
     "input_bytes": "scalable.catalog.ingest",
     "model_at": "scalable.survey",
@@ -156,6 +157,7 @@ def demo(folder: Path, seed: int, scheduler: str | None, workers: int | None) ->
         sky = _lazy("make_sky")(_lazy("SkySpec")(seed=seed))
         _lazy("write_tables")(sky, folder)
         _lazy("add_images")(sky, folder)
+        _lazy("add_release")(folder)
     _run(survey_file, folder / "store", None, scheduler, workers, as_json=False)
 
 

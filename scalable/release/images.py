@@ -122,10 +122,22 @@ class CubeImages:
             values[good] = _opened(self.path)[source].isel(object=rows[good]).values
         return values
 
-    def blocks(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, Arrays]]:
-        """Yield what is released of the images of objects, some objects at a time, each time with the first one's number."""
+    def digest(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Return what `digest_images` gives for objects; those that the cube does not have are all the same."""
         rows = self.places(ids)
-        for first in range(0, len(ids), self.step):
+        has = rows >= 0
+        found, facts = digest_images(self.blocks(rows[has]))
+        empty, nothing = digest_images(self.blocks(rows[~has][:1]))
+        digests, shown = np.empty((len(ids), 32), np.uint8), np.zeros(len(ids), np.bool_)
+        digests[has], shown[has] = found, facts["shown"]
+        digests[~has] = empty
+        missing = len(ids) - int(np.count_nonzero(has))
+        pixels = [a + missing * b for a, b in zip(facts["pixels"], nothing["pixels"], strict=True)]
+        return digests, {"shown": shown, "pixels": pixels}
+
+    def blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Arrays]]:
+        """Yield rows of the cube as they are released, some at a time, each time with the number of the first."""
+        for first in range(0, len(rows), self.step):
             some = rows[first : first + self.step]
             yield first, {one.name: self.read(one.source, some) for one in self.variables}
 
@@ -270,10 +282,13 @@ def write_images(
         # Whole objects, or one band of one object where that is more than a chunk should hold.
         inner = one.shape if one.row_bytes <= CHUNK_BYTES else (*(1 for _ in one.shape[:-2]), *one.shape[-2:])
         chunks = (min(n, images.chunk_rows), *inner)
-        made = create_chunked(file, one.name, (n, *one.shape), np.dtype(one.dtype), chunks)
-        step = block_step([one.row_bytes], images.chunk_rows)
+        made = create_chunked(file, one.name, (n, *one.shape), np.dtype(one.dtype), chunks, fill=one.fill)
+        step = images.chunk_rows if np.any(rows < 0) else block_step([one.row_bytes], images.chunk_rows)
         for first in range(0, n, step):
-            write_rows(made, first, images.read(one.source, rows[first : first + step]))
+            some = rows[first : first + step]
+            # A chunk that is not written holds the fill value.
+            if np.any(some >= 0):
+                write_rows(made, first, images.read(one.source, some))
         write_attributes(file[one.name], attributes.get(one.name, {}))
 
 

@@ -31,7 +31,7 @@ from scalable.release.assemble import (
     row_digests,
 )
 from scalable.release.coverage import magnitude_counts, magnitudes, seen_cells
-from scalable.release.images import CubeImages, digest_images, write_images
+from scalable.release.images import CubeImages, write_images
 from scalable.release.loss import error_of, labelled_histogram
 from scalable.release.recipe import Recipe
 from scalable.release.rows import LIGHT_CURVE_KEYS, Feature
@@ -173,7 +173,7 @@ def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
     images: NDArray[np.uint8] | None = None
     shown: dict[str, Any] = {}
     if plan.images is not None:
-        images, shown = digest_images(plan.images.blocks(rows["object_id"]))
+        images, shown = plan.images.digest(rows["object_id"])
     digests = digest_rows(rows, curves, images)
     n = len(digests)
     index = {name: rows[name] for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row")}

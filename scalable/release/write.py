@@ -409,5 +409,8 @@ def documents(manifest: Mapping[str, Any], index_sha256: str) -> dict[str, str]:
 
 def survey_text(survey: Survey) -> str:
     """Return the survey description as a release keeps it: with the root wherever its reader has the sources."""
-    values = survey.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"root": "${SCALABLE_SOURCES:-.}"}
+    # The recipe stands beside it, not where its writer had it.
+    products = survey.products.model_copy(update={"release": ""})
+    values = survey.model_copy(update={"products": products}).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    values |= {"root": "${SCALABLE_SOURCES:-.}"}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)

@@ -29,6 +29,7 @@ from scalable.io.parquet import read_leaf
 from scalable.report import plots
 from scalable.report.cutouts import cube_sections
 from scalable.report.page import Section, write_page
+from scalable.report.release import release_sections
 from scalable.report.sky_map import sky_map
 from scalable.report.style import Theme
 from scalable.schema import State
@@ -69,6 +70,7 @@ def write_run_page(
         lambda: _states(collection),
         lambda: _quality(survey, collection),
         lambda: _questions(survey, collection),
+        lambda: _release(products),
         lambda: [_how_to_open(collection, products)],
     ]
     sections = []
@@ -94,6 +96,11 @@ def write_run_page(
 def _cutouts(products: Path) -> list[Section]:
     path = products / "cutouts.zarr"
     return cube_sections(open_cube(path)) if path.exists() else []
+
+
+def _release(products: Path) -> list[Section]:
+    path = products / "release"
+    return release_sections(path) if path.exists() else []
 
 
 def _accounting(collection: Collection) -> Section:

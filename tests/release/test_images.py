@@ -27,7 +27,7 @@ from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube
 from scalable.errors import ExtraMissingError, SurveyError
 from scalable.io.runs import read_json
-from scalable.release.images import digest_images, images_of, load_plugin, write_images
+from scalable.release.images import images_of, load_plugin, write_images
 from scalable.release.manifest import write_sums
 from scalable.release.read import open_release
 from scalable.release.recipe import Recipe
@@ -303,7 +303,7 @@ def test_a_task_holds_a_few_blocks_of_pixels_however_many_objects_there_are(
         with h5py.File(tmp_path / f"{len(some)}.h5", "w") as file:
             tracemalloc.start()
             write_images(file, images, some, {})
-            digest_images(images.blocks(some))
+            images.digest(some)
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert whole > 16 << 20
