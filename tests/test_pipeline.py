@@ -22,10 +22,12 @@ from scalable.catalog.zero_points import calibrate
 from scalable.cube.contract import open_cube
 from scalable.errors import StoreError, SurveyError
 from scalable.pipeline import RunReport, run
+from scalable.release.read import open_release
+from scalable.release.verify import verify_release
 from scalable.survey import Survey, open_survey
 from scalable.synthetic.images import add_images
 from scalable.synthetic.sky import Sky, SkySpec, make_sky
-from scalable.synthetic.tables import write_tables
+from scalable.synthetic.tables import add_release, write_tables
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +262,33 @@ def test_a_run_cuts_objects_out_of_the_images_that_show_them_and_a_rerun_skips(t
     assert first.page is not None
     assert "Depth of the pixels" in first.page.read_text()
     assert "cutouts.zarr" in again.skipped
+
+
+def test_a_run_releases_what_the_survey_asks_for_and_the_page_shows_it(tmp_path: Path) -> None:
+    sky = make_sky(SkySpec(seed=3, fields=1, stars_per_field=80, epochs=3, field_radius_deg=0.03))
+    survey_file = write_tables(sky, tmp_path)
+    add_images(sky, tmp_path)
+    add_release(tmp_path)
+    with dask.config.set(scheduler="threads"):
+        first = run(open_survey(survey_file), into=tmp_path / "store")
+        again = run(open_survey(survey_file), into=tmp_path / "store", only="products")
+        [product] = [product for product in first.products if product.name == "release"]
+        checked = verify_release(product.path, level=2)
+    assert checked.passed, checked
+    release = open_release(product.path)
+    books = release.manifest["accounting"]
+    assert product.rows == books["released"] == books["in"] - books["rejected"] > 0
+    assert release.manifest["images"]["objects_with_image"] > 10
+    assert release.manifest["origins"]["simulated"] == books["released"]
+    assert all(str(tmp_path) not in path.read_text() for path in (product.path / "code").iterdir())
+    assert {"cutouts.zarr", "release"} <= set(again.skipped)
+    assert first.page is not None
+    page = first.page.read_text()
+    assert f"{books['in']:,} objects in = {books['released']:,} released + {books['rejected']:,} rejected" in page
+    assert "What the release left out" in page
+    # Another recipe makes it anew.
+    recipe = tmp_path / "release.yaml"
+    recipe.write_text(recipe.read_text().replace("folds: 4", "folds: 3"))
+    with dask.config.set(scheduler="threads"):
+        run(open_survey(survey_file), into=tmp_path / "store", only="products")
+    assert open_release(product.path).manifest["split"]["folds"] == 3

@@ -50,7 +50,7 @@ def _computed(m: Mapping[str, Any]) -> dict[str, str]:
         "composition_limits": "; ".join(f"{key}: {value}" for key, value in limits.items()) or "the headers say nothing",
         "collection_source": "; ".join(f"{key}: {value}" for key, value in m["query"].items() if value not in ("", None)),
         "collection_selection": _selection(m),
-        "preprocessing_steps": "; ".join(step["step"] for step in m["steps"]) or "none but those of ingest",
+        "preprocessing_steps": _steps(m),
         "preprocessing_raw": f"{m['sources']['files']} source files are named with digests, "
         f"{m['sources']['headers']} raw headers kept",
         "distribution_license": m["license"],
@@ -140,6 +140,22 @@ def _selection(m: Mapping[str, Any]) -> str:
     books = m["accounting"]
     steps = [f"{r['rule']} ({r['where']}): kept {r['kept']}, dropped {r['dropped']}" for r in m["selection"]]
     return "; ".join([f"{books['in']} rows in", *steps, f"{books['released']} released, {books['rejected']} listed as rejected"])
+
+
+def _steps(m: Mapping[str, Any]) -> str:
+    """Say what was done to the rows, with which parameters and why."""
+    reasons = {
+        "join_bands": (m["recipe"]["join"] or {}).get("reason"),
+        "variability": (m["recipe"]["statistics"] or {}).get("reason"),
+    }
+    parts = []
+    for step in m["steps"]:
+        rest = {key: value for key, value in step.items() if key != "step"}
+        inner = rest if step["step"] == "together" else {step["step"]: rest}
+        for name, parameters in inner.items():
+            why = f" ({reasons[name]})" if reasons.get(name) else ""
+            parts.append(f"{name} {json.dumps(parameters, sort_keys=True)}{why}")
+    return "; ".join(parts) or "none but those of ingest"
 
 
 def _spread(split: Mapping[str, Any]) -> str:

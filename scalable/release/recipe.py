@@ -118,6 +118,7 @@ class Join(Part):
     values: tuple[str, ...] = Field(min_length=1)
     pick: str = "weighted_mean"
     bands: tuple[str, ...] | None = None
+    reason: str = "several detections of an object in a band are one measurement"
 
 
 class Statistics(Part):
@@ -126,6 +127,7 @@ class Statistics(Part):
     values: tuple[str, ...] | None = None
     bands: tuple[str, ...] | None = None
     statistics: tuple[str, ...] | None = None
+    reason: str = "a light curve of any length becomes a row of numbers"
 
 
 class Split(Part):
@@ -275,6 +277,12 @@ def check_meanings(columns: list[tuple[Column, Meaning]]) -> None:
         missing = [name for name in ("unit", "description") if not getattr(column, name)]
         missing += [name for name in ("reason", "obtained") if not getattr(meaning, name)]
         missing += ["ucd"] if not column.ucd else []
+        # What tells rows apart, or comes with something else, serves whatever that serves.
+        missing += (
+            ["serves"]
+            if not (meaning.serves or column.role in ("band", "time", "quality") or column.name[:6] == "image_")
+            else []
+        )
         if missing:
             lines.append(f"  {column.name}: {{" + ", ".join(f'{name}: "…"' for name in missing) + "}")
     if lines:

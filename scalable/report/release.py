@@ -10,13 +10,14 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from scalable.release.datasheet import datasheet
 from scalable.release.read import Release, open_release
 from scalable.release.split import Part
 from scalable.report.page import Section
 from scalable.report.style import LIGHT, WIDTH, Theme, sheet, style_axes
 
-MOST_POINTS = 50_000
-"""Points of the map: more would only hide each other."""
+MOST_POINTS, LONGEST = 50_000, 400
+"""Points of the map: more would only hide each other; and characters of an answer."""
 
 
 def release_sections(path: Path) -> list[Section]:
@@ -48,6 +49,7 @@ def release_sections(path: Path) -> list[Section]:
             code=_how_to_open(release),
         ),
         _lost(m),
+        _datasheet(m),
     ]
 
 
@@ -78,6 +80,18 @@ def _lost(m: dict[str, Any]) -> Section:
     )
     names = ("of", "in", "released", "left out")
     return Section("What the release left out", text, table=pa.table(dict(zip(names, zip(*lines, strict=True), strict=True))))
+
+
+def _datasheet(m: dict[str, Any]) -> Section:
+    """Show every answer of the datasheet, of long ones the beginning."""
+    entries = list(datasheet(m).values())
+    answers = [
+        text if len(text) <= LONGEST else f"{text[:LONGEST]} … (datasheet.json)" for text in (e["answer"] for e in entries)
+    ]
+    table = pa.table({"question": [e["question"] for e in entries], "by": [e["kind"] for e in entries], "answer": answers})
+    return Section(
+        "Datasheet", "What is computed is compared with the data by verify; what is declared, people said.", table=table
+    )
 
 
 def split_map(ra: NDArray[np.float64], dec: NDArray[np.float64], parts: NDArray[np.int8], *, theme: Theme = LIGHT) -> Figure:

@@ -217,7 +217,7 @@ def test_a_narrow_guard_band_a_missing_cube_and_a_missing_reason_are_refused(
     with pytest.raises(SurveyError, match="give the cube that write_cube wrote"):
         write_release(store, with_images(), into=tmp_path / "r")
     columns = {name: m for name, m in with_images().columns.items() if name != "image"}
-    with pytest.raises(SurveyError, match=r'image: \{reason: "…"\}'):
+    with pytest.raises(SurveyError, match=r'image: \{reason: "…", serves: "…"\}'):
         write_release(store, with_images().model_copy(update={"columns": columns}), into=tmp_path / "r", cube=cube)
     assert not list(tmp_path.iterdir())
 

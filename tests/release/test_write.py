@@ -14,16 +14,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
+from astropy.table import Table
 from release.conftest import of_detections, of_objects
 
 from scalable.catalog.bands import join_bands
 from scalable.catalog.collection import Collection
+from scalable.catalog.ingest import ingest
 from scalable.errors import StoreError, SurveyError
 from scalable.io.runs import read_json
 from scalable.release.datasheet import datasheet
 from scalable.release.read import open_release
 from scalable.release.recipe import COMPUTED, QUESTIONS
 from scalable.release.write import write_release
+from scalable.survey import open_survey
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -120,7 +123,7 @@ def test_every_dataset_says_unit_meaning_and_reason(released: Path) -> None:
 def test_a_column_without_a_reason_is_refused_with_the_line_to_add(collection: Collection, tmp_path: Path) -> None:
     recipe = of_objects()
     columns = {name: meaning for name, meaning in recipe.columns.items() if name != "*_dMag1"}
-    with pytest.raises(SurveyError, match=r'J_dMag1: \{reason: "…", ucd: "…"\}'):
+    with pytest.raises(SurveyError, match=r'J_dMag1: \{reason: "…", ucd: "…", serves: "…"\}'):
         write_release(collection, recipe.model_copy(update={"columns": columns}), into=tmp_path / "r")
     assert not list(tmp_path.iterdir())
 
@@ -205,3 +208,52 @@ def test_conditions_of_a_recipe_are_checked_before_anything_is_computed(collecti
     with pytest.raises(KeyError, match="Flux9"):
         write_release(collection, bad, into=tmp_path / "r")
     assert not list(tmp_path.iterdir())
+
+
+THIRTY = """
+survey: thirty
+root: .
+bands: [{bands}]
+observations: {{index: observations.csv, id: id, band: band, mjd: mjd}}
+files: {{format: fits, templates: [{{path: "{{band}}.fits"}}]}}
+columns:
+  ID: {{role: object_id, unit: "", description: Number of the object}}
+  RA: {{role: ra, unit: deg, description: Right ascension}}
+  DEC: {{role: dec, unit: deg, description: Declination}}
+  M: {{role: mag, unit: mag, description: Magnitude}}
+motivation: {{text: Thirty narrow bands., goal: Spectra., requirements: {{colour: every band}}}}
+query: {{text: drawn by lot}}
+license: CC0-1.0
+"""
+
+
+@pytest.mark.long
+def test_thirty_bands_are_thirty_columns_in_their_own_precision(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    bands = [f"b{number:02d}" for number in range(30)]
+    n = 40
+    place = {"ID": np.arange(n), "RA": rng.uniform(10, 11, n), "DEC": rng.uniform(-1, 0, n)}
+    magnitudes = {band: rng.normal(20, 1, n).astype(np.float32) for band in bands}
+    for band, values in magnitudes.items():
+        Table(place | {"M": values}).write(tmp_path / f"{band}.fits")
+    (tmp_path / "observations.csv").write_text("id,band,mjd\n" + "".join(f"{i + 1},{b},57000\n" for i, b in enumerate(bands)))
+    (tmp_path / "survey.yaml").write_text(THIRTY.format(bands=", ".join(bands)))
+    columns = {"*_M": {"reason": "colours", "serves": "colour", "ucd": "phot.mag"}}
+    recipe = of_objects(
+        join={"values": ["M"], "pick": "first"},
+        statistics=None,
+        light_curves=[],
+        select=[],
+        flags=[],
+        outliers={},
+        columns=columns,
+    )
+    with dask.config.set(scheduler="threads"):
+        collection = ingest(open_survey(tmp_path / "survey.yaml"), into=tmp_path / "store")
+        release = open_release(write_release(collection, recipe, into=tmp_path / "r"))
+    assert [name for name in release.columns if name.endswith("_M")] == [f"{band}_M" for band in bands]
+    assert release.manifest["information"]["bands"] == {"in": 30, "released": 30}
+    found = release.numpy()
+    for band in bands:
+        assert found[f"{band}_M"].dtype == np.float32
+        np.testing.assert_array_equal(found[f"{band}_M"], magnitudes[band][found["object_id"]])
