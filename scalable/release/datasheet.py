@@ -133,7 +133,8 @@ def _errors(m: Mapping[str, Any]) -> str:
     without = (
         f"without a column of errors: {', '.join(bare)}" if bare else "every flux and magnitude names the column of its errors"
     )
-    return "; ".join([*erroneous, text, without])
+    filled = [f"{name} is {value:g} where it was imputed" for name, value in m["imputed"].items()]
+    return "; ".join([*erroneous, text, without, *filled])
 
 
 def _selection(m: Mapping[str, Any]) -> str:
@@ -199,6 +200,11 @@ FORMAT_TEXT = """# The format of this release
   cell of `X`: 0 measured, 1 non-detection, 2 not observed, 3 sentinel in the source, 4 rejected, 5 imputed; where it is neither
   0 nor 5, `X` holds its `null_value`. `split`: 0 train, 1 validation, 2 test, 3 guard band. Bits of `flags`: see the attribute of
   the root.
+- `X_state_in_source`, of a column that was imputed: its states before; where the two differ, the value is none of the source.
+- `image` and `image_…`, where there are images: cutouts along (object, band, epoch where exposures are single, y, x) and what belongs
+  to them; `image_state` says of each pixel what `states` in `provenance.h5`, group `cube`, names. Attributes behind `cube.` are
+  those of the Zarr cube, word for word. World coordinates: the raw header of the exposure `image_grid`, moved by `image_y0`,
+  `image_x0`.
 - `…lightcurves.h5`: detections, object after object; those of row i are `lc_offset[i]` to `lc_offset[i] + lc_count[i]`.
 - `data/sources/ID.h5`, where whole files are released: a group for each HDU with its `header`, `data`, `heap` and `pad`.
 - `provenance.h5`: `sources` (path below the survey's root, SHA-256, size); `headers` (`blocks` holds the raw 2,880-byte blocks of

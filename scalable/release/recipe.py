@@ -92,6 +92,13 @@ class Outliers(Part):
     far: Far | None = None
 
 
+class Impute(Part):
+    """Fill the cells of a column that hold no value with its median; their state says so, and another keeps what it was."""
+
+    column: str
+    reason: str = Field(min_length=1)
+
+
 class Label(Part):
     """A column that is to be predicted."""
 
@@ -166,6 +173,7 @@ class Recipe(Part):
     select: tuple[Predicate, ...] = ()
     flags: tuple[Flag, ...] = ()
     outliers: Outliers = Outliers()
+    impute: tuple[Impute, ...] = ()
     labels: tuple[Label, ...] = ()
     simulated: str = Field("", description="SQL condition on rows that were simulated, not observed: their origin says so")
     columns: dict[str, Meaning] = Field(

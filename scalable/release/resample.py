@@ -135,7 +135,8 @@ class _Again:
         self._images = {column["name"] for column in manifest["columns"] if column["in"] == "images"}
         self._cuts = parse_cuts(recipe, catalog.schema)
         rule = manifest["outliers"]
-        self._robust = Robust(tuple(rule["columns"]), tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"])
+        self._robust = Robust(tuple(rule["columns"]), tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"],
+                              tuple(manifest["imputed"].items()))  # fmt: skip
 
     def _described(self, source: Source) -> Schema:
         with local_copy(source.path) as path:
@@ -144,7 +145,7 @@ class _Again:
 
     def columns(self, listed: Sequence[Mapping[str, Any]]) -> Found:
         """Yield every column with what the manifest says of it and survey, recipe and source do not."""
-        made = {(entry["in"], entry["name"]): entry for entry in entries(self._released, self._curves)}
+        made = {(entry["in"], entry["name"]): entry for entry in entries(self._released, self._curves, self._recipe)}
         there = {(entry["in"], entry["name"]): entry for entry in listed if entry["in"] != "images"}
         for key in [*made, *(key for key in there if key not in made)]:
             one, other = made.get(key, {}), there.get(key, {})

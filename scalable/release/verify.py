@@ -25,7 +25,7 @@ from scalable.io.hdf5_write import text_attributes
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
-from scalable.release.assemble import Arrays
+from scalable.release.assemble import BEFORE, Arrays
 from scalable.release.images import digest_images, load_plugin, read_blocks, step_of
 from scalable.release.manifest import file_digest, files_below, read_manifest, read_sums
 from scalable.release.parts import digest_rows
@@ -290,7 +290,8 @@ def order_arrays(arrays: Arrays, manifest: Mapping[str, Any], where: str) -> Arr
     middle = []
     for column in manifest["columns"]:
         if column["in"] == where:
-            middle += [column["name"], *([f"{column['name']}_state"] if column["states"] else [])]
+            middle += [column["name"], *([f"{column['name']}{BEFORE}"] if column.get("imputed") else [])]
+            middle += [f"{column['name']}_state"] if column["states"] else []
     lead, trail = (_LEAD, _TRAIL) if where == "rows" else (("object_id", "source_id", "source_row"), ())
     return {name: arrays[name] for name in (*lead, *middle, *trail) if name in arrays}
 
@@ -456,7 +457,7 @@ def _rebuild(folder: Path, root: Path, found: _Findings) -> int:
         if manifest["images"]:
             found.take(4, check_images(folder, _survey(folder, root), index.num_rows))
             cube = write_cube(_with_images(folder), Path(temporary) / "cube")
-        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, fitted=manifest["outliers"])
+        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, fitted=manifest)
         diff = compare_rows(read_leaf(again / names.INDEX), index, manifest["recipe"]["rows"])
         made = read_manifest(again)
     for key in sorted(set(made) - _OWN_ENTRIES):

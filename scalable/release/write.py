@@ -19,7 +19,7 @@ from dask.base import tokenize
 
 from scalable.catalog.collection import Collection
 from scalable.cluster import run_tasks
-from scalable.errors import AccountingError, StoreError, SurveyError
+from scalable.errors import AccountingError, ColumnError, StoreError, SurveyError, nearest
 from scalable.io.atomic import publish, write_text
 from scalable.io.parquet import read_leaf, write_stream
 from scalable.io.remote import local_place
@@ -79,7 +79,7 @@ def write_release(
         Cutouts that `write_cube` wrote of its objects, for a recipe with images. Objects that it does not have are released with
         pixels that say so.
     fitted : mapping, optional
-        The entry ``outliers`` of a manifest, whose rules are kept instead of fitting them; by default that of the parent.
+        A manifest, whose rules of outliers and imputation are kept instead of fitting them; by default that of the parent.
     on_done : callable, optional
         Called with the stage, the tasks done and all tasks of it.
 
@@ -164,11 +164,15 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
     images = _images(recipe, cube)
     described = [(column, meaning) for column, meaning, _ in image_entries(images, recipe)] if images else []
     check_meanings([*((f.column, f.meaning) for f in (*released, *curves)), *described])
+    for fill in recipe.impute:
+        known = [f.source for f in released if f.nullable and pa.types.is_floating(f.column.dtype)]
+        if fill.column not in known:
+            raise ColumnError(f"impute: no column {fill.column!r} of numbers is released; {nearest(fill.column, known)}")
     plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe,
                 parse_cuts(recipe, catalog.schema), collection.bands, images)  # fmt: skip
     folder = local_place(parent) if parent is not None else None
     before = read_manifest(folder) if folder else None
-    fitted = fitted or (before["outliers"] if before else None)
+    fitted = fitted or before
     content = before["content"] if before else ""
     token = tokenize(
         code_digest(),
@@ -307,24 +311,38 @@ def _dropped(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _fit(parts: Sequence[str], plan: Plan, kept: Mapping[str, Any] | None) -> Robust:
-    """Return what outliers are measured by: the rule that is kept, or else exact order statistics of all rows."""
-    far = plan.recipe.outliers.far
-    if far is None:
-        return Robust()
-    if kept and tuple(kept["columns"]) == far.columns:
-        return Robust(far.columns, tuple(kept["middle"]), tuple(kept["half_width"]), kept["fitted_by"])
+    """Return what outliers are measured by and cells imputed with: rules that are kept, or order statistics of all rows."""
+    far = plan.recipe.outliers.far.columns if plan.recipe.outliers.far else ()
+    filled = tuple(fill.column for fill in plan.recipe.impute)
+    rule, fills = (kept["outliers"], kept["imputed"]) if kept else ({"columns": None}, {})
+    again = tuple(rule["columns"] or ()) != far
+    columns = tuple(dict.fromkeys([*(far if again else ()), *(name for name in filled if name not in fills)]))
+    found = _quantiles(parts, plan, columns)
+    values = tuple((name, fills[name] if name in fills else found[name][1]) for name in filled)
+    if not far:
+        return Robust(fills=values)
+    if not again:
+        return Robust(far, tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"], values)
+    widths = tuple((found[name][2] - found[name][0]) / 2 for name in far)
+    return Robust(far, tuple(found[name][1] for name in far), widths, FIRST, values)
+
+
+def _quantiles(parts: Sequence[str], plan: Plan, columns: tuple[str, ...]) -> dict[str, list[float]]:
+    """Return the `QUANTILES` of columns of all rows, exactly; 0 of one without a value."""
+    if not columns:
+        return {}
     each = len(QUANTILES)
-    prefixes = np.zeros(len(far.columns) * each, dtype=np.uint64)
+    prefixes = np.zeros(len(columns) * each, dtype=np.uint64)
     ranks = np.zeros(len(prefixes), dtype=np.int64)
     for done in range(PASSES):
-        found = run_tasks(count_part, list(parts), plan, far.columns, prefixes, done, each)
+        found = run_tasks(count_part, list(parts), plan, columns, prefixes, done, each)
         if not done:
             totals = np.sum([total for _, total in found], axis=0)
             ranks = np.array([int(q * max(0, n - 1)) for n in totals for q in QUANTILES], dtype=np.int64)
         prefixes, ranks = narrow(merge_counts([counts for counts, _ in found]), prefixes, ranks, done)
     values = from_sortable(prefixes).reshape(-1, each)
     values[totals == 0] = 0.0
-    return Robust(far.columns, tuple(values[:, 1].tolist()), tuple(((values[:, 2] - values[:, 0]) / 2).tolist()), FIRST)
+    return dict(zip(columns, values.tolist(), strict=True))
 
 
 def _diff(job: Job, index: pa.Table) -> Diff | None:

@@ -25,6 +25,7 @@ from scalable.io.runs import read_json
 from scalable.release.datasheet import datasheet
 from scalable.release.read import open_release
 from scalable.release.recipe import COMPUTED, QUESTIONS
+from scalable.release.verify import verify_release
 from scalable.release.write import write_release
 from scalable.survey import open_survey
 
@@ -173,6 +174,27 @@ def test_equal_input_gives_equal_bytes_on_any_scheduler(collection: Collection, 
 def test_nothing_is_written_over(collection: Collection, released: Path) -> None:
     with pytest.raises(StoreError, match="is there already"):
         write_release(collection, of_objects(), into=released)
+
+
+def test_imputed_cells_say_so_and_what_they_were(collection: Collection, released: Path, sources: Path, tmp_path: Path) -> None:
+    recipe = of_objects(impute=[{"column": "J_Mag1", "reason": "a learner that takes no null"}])
+    with dask.config.set(scheduler="threads"):
+        write_release(collection, recipe, into=tmp_path / "r")
+        checked = verify_release(tmp_path / "r", level=3, sources=sources, samples=1000)
+    assert checked.passed, checked
+    before, after = open_release(released).numpy(), open_release(tmp_path / "r").numpy()
+    measured = before["J_Mag1_state"] == 0
+    assert 0 < np.count_nonzero(~measured) < len(measured)
+    values = np.sort(before["J_Mag1"][measured])
+    middle = values[int(0.5 * (len(values) - 1))]
+    np.testing.assert_array_equal(after["J_Mag1"], np.where(measured, before["J_Mag1"], middle))
+    np.testing.assert_array_equal(after["J_Mag1_state"], np.where(measured, 0, 5))
+    np.testing.assert_array_equal(after["J_Mag1_state_in_source"], before["J_Mag1_state"])
+    # Undone, it is what it was.
+    undone = np.where(after["J_Mag1_state"] == after["J_Mag1_state_in_source"], after["J_Mag1"], np.float32(np.nan))
+    np.testing.assert_array_equal(undone, before["J_Mag1"])
+    np.testing.assert_array_equal(after["outlier_distance"], before["outlier_distance"])
+    np.testing.assert_array_equal(after["H_Mag1"], before["H_Mag1"])
 
 
 def test_a_release_of_a_release_says_what_changed(collection: Collection, released: Path, tmp_path: Path) -> None:
