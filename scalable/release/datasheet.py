@@ -201,9 +201,9 @@ FORMAT_TEXT = """# The format of this release
   0 nor 5, `X` holds its `null_value`. `split`: 0 train, 1 validation, 2 test, 3 guard band. Bits of `flags`: see the attribute of
   the root.
 - `X_state_in_source`, of a column that was imputed: its states before; where the two differ, the value is none of the source.
-- `image` and `image_…`, where there are images: cutouts along (object, band, epoch where exposures are single, y, x) and what belongs
-  to them; `image_state` says of each pixel what `states` in `provenance.h5`, group `cube`, names. Attributes behind `cube.` are
-  those of the Zarr cube, word for word. World coordinates: the raw header of the exposure `image_grid`, moved by `image_y0`,
+- `image` and `image_…`, where there are images: cutouts along (object, band, epoch where exposures are single, y, x) and what
+  belongs to them; `image_state` says of each pixel what `states` in `provenance.h5`, group `cube`, names. Attributes behind
+  `cube.` are those of the Zarr cube, word for word. World coordinates: the raw header of the exposure `image_grid`, moved by `image_y0`,
   `image_x0`.
 - `…lightcurves.h5`: detections, object after object; those of row i are `lc_offset[i]` to `lc_offset[i] + lc_count[i]`.
 - `data/sources/ID.h5`, where whole files are released: a group for each HDU with its `header`, `data`, `heap` and `pad`.
