@@ -203,8 +203,8 @@ FORMAT_TEXT = """# The format of this release
 - `X_state_in_source`, of a column that was imputed: its states before; where the two differ, the value is none of the source.
 - `image` and `image_…`, where there are images: cutouts along (object, band, epoch where exposures are single, y, x) and what
   belongs to them; `image_state` says of each pixel what `states` in `provenance.h5`, group `cube`, names. Attributes behind
-  `cube.` are those of the Zarr cube, word for word. World coordinates: the raw header of the exposure `image_grid`, moved by `image_y0`,
-  `image_x0`.
+  `cube.` are those of the Zarr cube, word for word. World coordinates: the raw header of the exposure `image_grid`, moved by
+  `image_y0`, `image_x0`.
 - `…lightcurves.h5`: detections, object after object; those of row i are `lc_offset[i]` to `lc_offset[i] + lc_count[i]`.
 - `data/sources/ID.h5`, where whole files are released: a group for each HDU with its `header`, `data`, `heap` and `pad`.
 - `provenance.h5`: `sources` (path below the survey's root, SHA-256, size); `headers` (`blocks` holds the raw 2,880-byte blocks of

@@ -91,9 +91,16 @@ class CubeImages:
     """
 
     path: str
+    written: int
+    """When it was, so that another cube at the same place is another one."""
     variables: tuple[ImageVariable, ...]
     carried: bool = False
     """Whether chunks of pixels go into the release as the cube holds them."""
+
+    @property
+    def opened(self) -> xr.Dataset:
+        """The cube."""
+        return _opened(self.path, self.written)
 
     @property
     def chunk_rows(self) -> int:
@@ -107,7 +114,7 @@ class CubeImages:
 
     def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each object in the cube, -1 where it has none."""
-        known = _opened(self.path)["object_id"].values
+        known = self.opened["object_id"].values
         order = np.argsort(known, kind="stable")
         at = np.minimum(np.searchsorted(known[order], ids), len(known) - 1)
         found = order[at]
@@ -119,7 +126,7 @@ class CubeImages:
         values = np.full((len(rows), *variable.shape), variable.fill, variable.dtype)
         good = rows >= 0
         if good.any():
-            values[good] = _opened(self.path)[source].isel(object=rows[good]).values
+            values[good] = self.opened[source].isel(object=rows[good]).values
         return values
 
     def digest(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
@@ -143,7 +150,7 @@ class CubeImages:
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str) -> xr.Dataset:
+def _opened(path: str, _: int) -> xr.Dataset:
     return open_cube(path)
 
 
@@ -169,7 +176,7 @@ def images_of(path: str | Path, *, carried: bool = False) -> CubeImages:
             attributes = tuple(sorted((str(key), str(value)) for key, value in variable.attrs.items()))
             dims = tuple(map(str, variable.dims))
             found.append(ImageVariable(_released(name), name, dims, variable.shape[1:], variable.dtype.str, attributes))
-    return CubeImages(str(path), tuple(found), carried)
+    return CubeImages(str(path), (Path(path) / "zarr.json").stat().st_mtime_ns, tuple(found), carried)
 
 
 def _released(name: str) -> str:
@@ -184,7 +191,7 @@ def check_guard(images: CubeImages, split: Split) -> None:
     SurveyError
         With the width that is needed.
     """
-    cube = _opened(images.path)
+    cube = images.opened
     scales = np.concatenate([cube[name].values.ravel() for name in ("pixel_scale", "scale_asked")])
     scale = float(np.max(scales[np.isfinite(scales)], initial=0.0))
     needed = math.sqrt(2) * scale * about_cube(cube)["size"]
@@ -232,7 +239,7 @@ def _has(images: CubeImages, source: str) -> bool:
 
 def describe_images(images: CubeImages) -> dict[str, Any]:
     """Return what the manifest says of the cube: its attributes word for word, its coordinates, and how many objects it has."""
-    cube = _opened(images.path)
+    cube = images.opened
     return {
         "objects_in_cube": int(cube.sizes["object"]),
         "sizes": {str(name): int(size) for name, size in cube.sizes.items() if name in ("band", "epoch", "y", "x")},
@@ -337,7 +344,7 @@ def step_of(columns: Sequence[Mapping[str, Any]]) -> int:
 
 def image_sources(images: CubeImages, first: int, work: Path) -> tuple[list[SourceFile], list[str]]:
     """Return the files that the cube was cut from, numbered from ``first``, and leave the raw headers of each in a file."""
-    cube = _opened(images.path)
+    cube = images.opened
     found, paths = [], []
     digests = cube["source_sha256"].values
     for number, (uri, size) in enumerate(
@@ -358,7 +365,7 @@ def image_sources(images: CubeImages, first: int, work: Path) -> tuple[list[Sour
 
 def write_cube_tables(group: h5py.Group, images: CubeImages, first: int) -> None:
     """Write what a cube says beside its objects: exposures, bands, attributes; its sources begin at number ``first``."""
-    cube = _opened(images.path)
+    cube = images.opened
     group.attrs["first_source"] = first
     write_attributes(group, {str(key): str(value) for key, value in cube.attrs.items()})
     for name in cube.variables:

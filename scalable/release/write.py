@@ -182,7 +182,6 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
         content,
         fitted,
         images,
-        local_place(cube).stat().st_mtime_ns if cube is not None else 0,
     )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
     return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
