@@ -23,7 +23,7 @@ from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
 from scalable.release.images import cube_of, load_plugin
-from scalable.release.manifest import read_manifest
+from scalable.release.manifest import own_dataset, read_manifest
 from scalable.release.select import holds
 from scalable.release.split import Part
 
@@ -149,7 +149,7 @@ class Release:
             raise StoreError(f"{self.path}: rows are {self.manifest['recipe']['rows']}, and no light curves lie beside them")
         with h5py.File(self.path / shard["path"], "r") as file, h5py.File(self.path / shard["light_curves"], "r") as beside:
             first, count = int(file["lc_offset"][row]), int(file["lc_count"][row])
-            return {name: _values(beside[name], slice(first, first + count)) for name in beside}
+            return {name: _values(own_dataset(beside, name), slice(first, first + count)) for name in beside}
 
     def torch(self, columns: Sequence[str], *, split: str | None = None, seed: int = 0) -> Any:
         """Return a PyTorch ``IterableDataset`` of rows, each a dict; needs PyTorch.
@@ -232,8 +232,8 @@ class Release:
 
     def _rows(self, file: h5py.File, columns: Sequence[str], part: Part | None, rows: slice) -> dict[str, NDArray[Any]]:
         """Return rows of a shard, those that a split and the quality cuts leave."""
-        found = {name: _values(file[name], rows) for name in columns}
-        keep = None if part is None else file["split"][rows] == part
+        found = {name: _values(own_dataset(file, name), rows) for name in columns}
+        keep = None if part is None else own_dataset(file, "split")[rows] == part
         if self.quality:
             good = self._good(file, rows)
             keep = good if keep is None else keep & good
@@ -241,7 +241,7 @@ class Release:
 
     def _good(self, file: h5py.File, rows: slice) -> NDArray[np.bool_]:
         """Return which rows fulfil the quality cuts."""
-        columns = {name: file[name] for name in self.columns if file[name].ndim == 1}
+        columns = {name: file[name] for name in self.columns if own_dataset(file, name).ndim == 1}
         schema = pa.schema([(name, _arrow_type(dataset)) for name, dataset in columns.items()])
         condition = parse_condition(self._condition(), schema)
         arrays = []
@@ -314,7 +314,7 @@ class OnDisk:
         """Read a piece."""
         load_plugin({"recipe": {"codec": self.codec}})  # on the worker that reads
         with h5py.File(self.path, "r") as file:
-            return _values(file[self.name], key)
+            return _values(own_dataset(file, self.name), key)
 
 
 def torch_dataset(release: Release, columns: tuple[str, ...], split: str | None, seed: int, epoch: int = 0) -> Any:

@@ -27,7 +27,7 @@ from scalable.io.remote import local_place
 from scalable.release import manifest as names
 from scalable.release.assemble import BEFORE, Arrays
 from scalable.release.images import digest_images, load_plugin, read_blocks, step_of
-from scalable.release.manifest import file_digest, files_below, read_manifest, read_sums
+from scalable.release.manifest import file_digest, files_below, own_dataset, read_manifest, read_sums
 from scalable.release.parts import digest_rows
 from scalable.release.provenance import SOURCE_COLUMNS, headers_digest, sources_digest
 from scalable.release.read import open_release
@@ -206,7 +206,7 @@ def _difference(there: str, text: str) -> str:
 def read_shard(path: Path, skipped: Sequence[str] = ()) -> tuple[Arrays, dict[str, dict[str, str]], dict[str, str]]:
     """Return the datasets of a file of a release, those skipped excepted, their attributes, and those of the root."""
     with h5py.File(path, "r") as file:
-        held = {name: dataset for name, dataset in file.items() if isinstance(dataset, h5py.Dataset) and name not in skipped}
+        held = {name: own_dataset(file, name) for name in file if name not in skipped}
         arrays = {name: dataset[()] for name, dataset in held.items()}
         texts = {name for name in arrays if h5py.check_string_dtype(file[name].dtype) is not None}
         for name in texts:
@@ -232,7 +232,7 @@ def _check_shard(shard: Mapping[str, Any], folder: str, manifest: Mapping[str, A
     """Return what is wrong with one shard and the light curves beside it, and how many rows it has."""
     try:
         return _look_into(shard, Path(folder), manifest)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (ScalableError, OSError, KeyError, ValueError, RuntimeError) as error:
         return [(shard["path"], f"cannot be read: {error}")], 0
 
 
@@ -335,6 +335,7 @@ def _look_at_images(path: str, file: h5py.File, columns: Sequence[Mapping[str, A
         if name not in file:
             yield f"{path}: {name}", "is missing"
             continue
+        own_dataset(file, name)
         if file[name].shape != (rows, *column["shape"]):
             yield f"{path}: {name}", f"has the shape {file[name].shape}, {names.MANIFEST} says {(rows, *column['shape'])}"
         there = text_attributes(file[name])
