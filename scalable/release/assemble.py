@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scalable.errors import InputError
 from scalable.kernels.partition import boundaries
+from scalable.release.observed import ABSENT
 from scalable.release.recipe import Recipe
 from scalable.release.rows import Feature
 from scalable.release.select import Cuts, holds, own_flags
@@ -76,6 +77,9 @@ def states_of(table: pa.Table, feature: Feature, null: NDArray[np.bool_], values
         given = table[feature.state].combine_chunks().fill_null(int(feature.null_state)).to_numpy()
         # What is null and said to be measured is null for another reason than that column knows.
         states = np.where(null & (given == State.MEASURED), states, given).astype(np.uint8)
+    if feature.band and not feature.state:
+        absent = table[f"{ABSENT}{feature.band}"].to_numpy()
+        states = np.where(null & (absent > 0), absent, states).astype(np.uint8)
     return states
 
 

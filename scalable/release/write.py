@@ -33,6 +33,7 @@ from scalable.release.images import CubeImages, check_guard, image_entries, imag
 from scalable.release.lock import code_digest, lock_file
 from scalable.release.loss import label_bias
 from scalable.release.manifest import read_manifest, write_sums
+from scalable.release.observed import Observed, observed
 from scalable.release.parts import Plan, Shell, as_json, bin_edges, count_part, digest_part, make_part, shard_path, write_shard
 from scalable.release.provenance import Provenance, write_provenance
 from scalable.release.recipe import Recipe, check_meanings, require_motives
@@ -169,7 +170,8 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
         if fill.column not in known:
             raise ColumnError(f"impute: no column {fill.column!r} of numbers is released; {nearest(fill.column, known)}")
     plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe,
-                parse_cuts(recipe, catalog.schema), collection.bands, images)  # fmt: skip
+                parse_cuts(recipe, catalog.schema), collection.bands,
+                _observed(collection), images)  # fmt: skip
     folder = local_place(parent) if parent is not None else None
     before = read_manifest(folder) if folder else None
     fitted = fitted or before
@@ -185,6 +187,14 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
     )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
     return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
+
+
+def _observed(collection: Collection) -> Observed:
+    table = collection.observations
+    fields = table["field"].to_pylist() if "field" in table.column_names else [""] * table.num_rows
+    rows = zip(table["observation_id"].to_pylist(), fields, table["band"].to_pylist(), table["status"].to_pylist(), strict=True)
+    return observed([(number, str(field or ""), band or "") for number, field, band, status in rows if status == "stored"],
+                    collection.bands)  # fmt: skip
 
 
 def _images(recipe: Recipe, cube: str | Path | None) -> CubeImages | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import dask
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
@@ -23,6 +24,7 @@ from scalable.catalog.ingest import ingest
 from scalable.errors import StoreError, SurveyError
 from scalable.io.runs import read_json
 from scalable.release.datasheet import datasheet
+from scalable.release.observed import observed
 from scalable.release.read import open_release
 from scalable.release.recipe import COMPUTED, QUESTIONS
 from scalable.release.verify import verify_release
@@ -78,6 +80,36 @@ def test_values_are_those_of_the_catalogue_and_nulls_have_a_state(collection: Co
         np.testing.assert_array_equal(found[f"{band}_Mag1_state"][by_id] != 0, np.isnan(values))
         missing += np.count_nonzero(np.isnan(values))
     assert missing > 0
+
+
+def test_a_band_without_a_detection_was_looked_at_or_not(collection: Collection, released: Path) -> None:
+    found, table = open_release(released).numpy(), collection.detections.compute()
+    observations = {row["observation_id"]: row for row in collection.observations.to_pylist()}
+    looked = {(row["field"], row["band"]) for row in observations.values()}
+    ids, bands, numbers = (table[name].to_pylist() for name in ("object_id", "band", "observation_id"))
+    seen = set(zip(ids, bands, strict=True))
+    fields = {}
+    for thing, number in zip(ids, numbers, strict=True):
+        fields.setdefault(thing, set()).add(observations[number]["field"])
+    unseen = 0
+    for thing, state in zip(found["object_id"].tolist(), found["J_Mag1_state"].tolist(), strict=True):
+        if (thing, "J") not in seen:
+            assert state == (1 if any((field, "J") in looked for field in fields[thing]) else 2)
+            unseen += 1
+        else:
+            assert state in (0, 3)
+    assert unseen > 0
+
+
+def test_where_nobody_looked_nothing_was_not_detected() -> None:
+    # Field a was observed in g and r, field b in g alone; object 1 lies in a, object 2 in b, object 3 in both.
+    known = observed([(5, "a", "g"), (6, "a", "r"), (7, "b", "g")], ("g", "r"))
+    table = pa.table({"band": ["g", "g", "g", "g"], "observation_id": [5, 7, 5, 7]})
+    absent = known.absent(table, np.array([0, 1, 2, 4]))
+    assert absent["__absent_g"].to_pylist() == [0, 0, 0]
+    assert absent["__absent_r"].to_pylist() == [1, 2, 1]
+    nameless = observed([(5, "", "g"), (6, "", "r")], ("g", "r"))
+    assert nameless.absent(table.slice(0, 1), np.array([0, 1]))["__absent_r"].to_pylist() == [2]
 
 
 def test_light_curves_beside_a_shard_are_those_of_its_objects(collection: Collection, released: Path) -> None:
