@@ -264,16 +264,24 @@ def test_a_run_cuts_objects_out_of_the_images_that_show_them_and_a_rerun_skips(t
     assert "cutouts.zarr" in again.skipped
 
 
-def test_a_run_releases_what_the_survey_asks_for_and_the_page_shows_it(tmp_path: Path) -> None:
+RESAMPLED = "{size: 32, combine: mean, resampling: adaptive}"
+
+
+@pytest.mark.parametrize(
+    ("cutouts", "level"), [("{size: 16, objects: 30}", 2), pytest.param(RESAMPLED, 3, marks=pytest.mark.long)]
+)
+def test_a_run_releases_what_the_survey_asks_for_and_the_page_shows_it(tmp_path: Path, cutouts: str, level: int) -> None:
     sky = make_sky(SkySpec(seed=3, fields=1, stars_per_field=80, epochs=3, field_radius_deg=0.03))
     survey_file = write_tables(sky, tmp_path)
     add_images(sky, tmp_path)
     add_release(tmp_path)
+    assert RESAMPLED in survey_file.read_text()
+    survey_file.write_text(survey_file.read_text().replace(RESAMPLED, cutouts))
     with dask.config.set(scheduler="threads"):
         first = run(open_survey(survey_file), into=tmp_path / "store")
         again = run(open_survey(survey_file), into=tmp_path / "store", only="products")
         [product] = [product for product in first.products if product.name == "release"]
-        checked = verify_release(product.path, level=2)
+        checked = verify_release(product.path, level=level, sources=tmp_path)
     assert checked.passed, checked
     release = open_release(product.path)
     books = release.manifest["accounting"]
