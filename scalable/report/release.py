@@ -117,11 +117,12 @@ def split_map(ra: NDArray[np.float64], dec: NDArray[np.float64], parts: NDArray[
     figure = sheet(WIDTH, 4.6, theme)
     axes = figure.add_subplot()
     style_axes(axes, theme, f"Right ascension − {middle % 360:.4g} [deg]", "Declination [deg]")
-    colours = {Part.TRAIN: theme.accent, Part.VALIDATION: theme.ink, Part.TEST: theme.alert, Part.GUARD: theme.faint}
+    colours = {Part.TRAIN: theme.accent, Part.VALIDATION: theme.ink, Part.TEST: theme.alert, Part.GUARD: theme.muted}
     for part in (Part.GUARD, Part.TRAIN, Part.VALIDATION, Part.TEST):
         mine = np.flatnonzero(parts == part)[:: max(1, step)]
         label = f"{part.name.lower()}: {np.count_nonzero(parts == part):,}"
-        axes.scatter(x[mine], dec[mine], 5, colours[part], linewidths=0, rasterized=True, label=label)
+        alpha = 0.35 if part == Part.GUARD else 1.0
+        axes.scatter(x[mine], dec[mine], 5, colours[part], alpha=alpha, linewidths=0, rasterized=True, label=label)
     axes.invert_xaxis()
     # Equal lengths on the sky look equal, but where that would leave a line.
     axes.set_aspect(1 / max(0.1, np.cos(np.deg2rad(dec.mean()))), adjustable="datalim")
