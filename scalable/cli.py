@@ -34,6 +34,7 @@ _LAZY = {
     "write_tables": "scalable.synthetic.tables",
     "add_mixture": "scalable.synthetic.tables",
     "add_images": "scalable.synthetic.images",
+    "add_release": "scalable.synthetic.tables",
     "WRITERS": "scalable.io.export",
     "input_bytes": "scalable.catalog.ingest",
     "model_at": "scalable.survey",
@@ -159,6 +160,7 @@ def demo(folder: Path, seed: int, scheduler: str | None, workers: int | None) ->
         _lazy("write_tables")(sky, folder)
         _lazy("add_images")(sky, folder)
         _lazy("add_mixture")(folder)
+        _lazy("add_release")(folder)
     _run(survey_file, folder / "store", None, scheduler, workers, as_json=False)
 
 

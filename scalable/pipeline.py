@@ -38,6 +38,9 @@ from scalable.io.parquet import read_leaf, write_leaf
 from scalable.io.remote import Place, Url, place, send
 from scalable.io.runs import read_json, write_json
 from scalable.kernels.variability import DEFAULT
+from scalable.release.read import open_release
+from scalable.release.recipe import open_recipe
+from scalable.release.write import write_release
 from scalable.report.run_page import write_run_page
 from scalable.survey import Cutouts, Products, Survey
 from scalable.train.model import Model, open_model
@@ -209,6 +212,8 @@ def _products(survey: Survey, report: RunReport, progress: Progress) -> None:
         else:
             _cutouts(survey, wanted.cutouts, collection, path, report, progress)
     _models(survey, collection, folder, report, progress)
+    if wanted.release:
+        _release(wanted.release, collection, folder, report.store / "products" / before / "release", report, progress)
     name = "objects" if collection.has_positions else "rows"
     preview = folder / f"{name}_preview.fits"
     if not preview.exists():
@@ -264,6 +269,21 @@ def _models(survey: Survey, collection: Collection, folder: Path, report: RunRep
     if photoz and collection.has_positions and not redshifts.exists():
         predicted = predict(collection.detections, models["photoz"], column="z_phot")
         write_catalog(predicted.select(*KEYS, "observation_id", photoz.target, "z_phot"), redshifts)
+
+
+def _release(recipe_file: str, collection: Collection, folder: Path, parent: Path, report: RunReport, progress: Progress) -> None:
+    """Write the release of a version, or leave the one that the same recipe made; the last version's is its parent."""
+    recipe, path, cube = open_recipe(recipe_file), folder / "release", folder / "cutouts.zarr"
+    if path.exists():
+        if open_release(path).manifest["recipe"] == recipe.model_dump(mode="json"):
+            report.skipped.append("release")
+            return
+        shutil.rmtree(path)
+    follows = parent.exists() and open_release(parent).manifest["recipe"]["rows"] == recipe.rows
+    write_release(
+        collection, recipe, into=path, parent=parent if follows else None, cube=cube if recipe.images and cube.exists() else None,
+        on_done=lambda stage, done, total: progress(f"release: {stage}", done, total, 0),
+    )  # fmt: skip
 
 
 def _tell(progress: Progress, before: int, total: int, done: int) -> None:
@@ -323,6 +343,8 @@ def list_products(store: Path) -> list[Product]:
 def _rows(path: Path) -> int | None:
     if path.suffix == ".parquet":
         return read_leaf(path, []).num_rows
+    if path.name == "release":
+        return open_release(path).rows
     if path.suffix == ".zarr":
         return int(open_cube(path).sizes["object"])
     return open_catalog(path).rows if path.is_dir() else None

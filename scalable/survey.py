@@ -342,6 +342,7 @@ class Products(Part):
     cutouts: Cutouts | None = None
     mixture: Mixture | None = None
     photoz: PhotoZ | None = None
+    release: str = Field("", description="recipe of a release, a file beside this one; see release.yaml in the README")
 
 
 class Question(Part):
@@ -719,7 +720,9 @@ def open_survey(path: str | Path) -> Survey:
         raise SurveyError("\n".join(_explain(detail, lines, path) for detail in error.errors())) from error
     except SurveyError as error:
         raise SurveyError(f"{path}:{lines.get(('root',), 1)}: root: {error}") from error
-    return survey.model_copy(update={"root": root})
+    recipe = survey.products.release
+    products = survey.products.model_copy(update={"release": str(path.parent.resolve() / recipe) if recipe else ""})
+    return survey.model_copy(update={"root": root, "products": products})
 
 
 def _absolute(root: str, path: Path) -> str:

@@ -21,11 +21,15 @@ from scalable.catalog.write import write_catalog
 from scalable.catalog.zero_points import calibrate
 from scalable.cube.contract import open_cube
 from scalable.errors import MissingInputError, StoreError, SurveyError
-from scalable.pipeline import RunReport, run
+from scalable.io.runs import read_json
+from scalable.pipeline import RunReport, list_products, run
+from scalable.release.read import open_release
+from scalable.release.verify import verify_release
+from scalable.report.release import release_sections
 from scalable.survey import Survey, open_survey
 from scalable.synthetic.images import add_images
 from scalable.synthetic.sky import Sky, SkySpec, make_sky
-from scalable.synthetic.tables import write_tables
+from scalable.synthetic.tables import add_release, write_tables
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +282,58 @@ def test_a_run_without_its_images_stops_at_once_and_if_that_is_accepted_makes_th
     assert first.page is not None
     assert "Depth of the pixels" in first.page.read_text()
     assert "cutouts.zarr" in again.skipped
+
+
+RESAMPLED = "{size: 32, combine: mean, resampling: adaptive}"
+
+
+def releasing(folder: Path, cutouts: str) -> Survey:
+    """Make a small survey with images that asks for a release."""
+    sky = make_sky(SkySpec(seed=3, fields=1, stars_per_field=80, epochs=3, field_radius_deg=0.03))
+    path = write_tables(sky, folder)
+    add_images(sky, folder)
+    add_release(folder)
+    assert RESAMPLED in path.read_text()
+    path.write_text(path.read_text().replace(RESAMPLED, cutouts))
+    return open_survey(path)
+
+
+def test_a_run_releases_what_the_survey_asks_for_and_makes_it_anew_for_another_recipe(tmp_path: Path) -> None:
+    survey = releasing(tmp_path, "{size: 16, objects: 30}")
+    with dask.config.set(scheduler="threads"):
+        for stage in ("ingest", "products"):
+            run(survey, into=tmp_path / "store", only=stage)
+        again = run(survey, into=tmp_path / "store", only="products")
+        [product] = [product for product in list_products(tmp_path / "store") if product.name == "release"]
+        checked = verify_release(product.path, level=2)
+    assert checked.passed, checked
+    assert {"cutouts.zarr", "release"} <= set(again.skipped)
+    release = open_release(product.path)
+    books = release.manifest["accounting"]
+    assert product.rows == books["released"] == books["in"] - books["rejected"] > 0
+    assert release.manifest["images"]["objects_with_image"] > 10
+    assert release.manifest["origins"]["simulated"] == books["released"]
+    assert all(str(tmp_path) not in path.read_text() for path in (product.path / "code").iterdir())
+    first, lost, sheet = release_sections(product.path)
+    assert f"{books['in']:,} objects in = {books['released']:,} released + {books['rejected']:,} rejected" in first.text
+    assert lost.table is not None
+    assert sheet.table is not None
+    assert dict(zip(lost.table["of"].to_pylist(), lost.table["released"].to_pylist(), strict=True))["rows"] == books["released"]
+    assert sheet.table.num_rows == len(read_json(product.path / "datasheet.json"))
+    recipe = tmp_path / "release.yaml"
+    recipe.write_text(recipe.read_text().replace("folds: 4", "folds: 3"))
+    with dask.config.set(scheduler="threads"):
+        run(survey, into=tmp_path / "store", only="products")
+    assert open_release(product.path).manifest["split"]["folds"] == 3
+
+
+@pytest.mark.long
+def test_the_page_shows_the_release_and_resampled_images_come_out_of_their_sources(tmp_path: Path) -> None:
+    with dask.config.set(scheduler="threads"):
+        report = run(releasing(tmp_path, RESAMPLED), into=tmp_path / "store")
+        [product] = [product for product in report.products if product.name == "release"]
+        checked = verify_release(product.path, level=3, sources=tmp_path)
+    assert checked.passed, checked
+    assert report.page is not None
+    for heading in ("Release", "What the release left out", "Datasheet"):
+        assert f">{heading}<" in report.page.read_text()

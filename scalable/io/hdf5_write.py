@@ -99,12 +99,13 @@ class Growing:
 
 
 def create_chunked(
-    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], chunks: tuple[int, ...]
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], chunks: tuple[int, ...], *, fill: Any = None
 ) -> h5py.Dataset:
-    """Add a dataset that is compressed, with a checksum for each chunk, for `write_rows`."""
+    """Add a dataset that is compressed, with a checksum for each chunk, for `write_rows`; chunks not written hold ``fill``."""
     return group.create_dataset(
-        name, shape, dtype=dtype, chunks=chunks, compression="gzip", compression_opts=LEVEL, shuffle=True, fletcher32=True
-    )
+        name, shape, dtype=dtype, chunks=chunks, compression="gzip", compression_opts=LEVEL, shuffle=True, fletcher32=True,
+        fillvalue=fill,
+    )  # fmt: skip
 
 
 def write_rows(dataset: h5py.Dataset, first: int, values: NDArray[Any]) -> None:

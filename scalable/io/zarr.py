@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,37 @@ class ShardedArray:
             if cells != 1:
                 out[(slice(None), *region)] = part
         return out
+
+    @property
+    def blosc(self) -> bool:
+        """Whether its chunks are packed by blosc and nothing else; if not, they are not packed.
+
+        Raises
+        ------
+        StoreError
+            If they are packed otherwise.
+        """
+        names = [codec.name for codec in self._pipeline if codec.name != "crc32c"]
+        if names not in ([], ["blosc"]):
+            raise StoreError(f"{self.path}: its chunks are packed by {names}: they cannot be carried over as they are")
+        return bool(names)
+
+    def stored(self, row: int) -> Iterator[tuple[tuple[int, ...], bytes]]:
+        """Yield the inner chunks of a row as they are packed, their checksum verified, each with where it begins.
+
+        Those of nothing but the fill value are left out. An inner chunk must hold one row.
+        """
+        cells = [range(-(-s // k)) for s, k in zip(self.shape[1:], self.shard_shape[1:], strict=True)]
+        inner = list(np.ndindex(*self._grid[1:]))
+        for place in product(*cells):
+            shard = self._shard((row // self._grid[0], *place))
+            for n, cell in enumerate(inner if shard is not None else ()):
+                data = shard.chunk(row % self._grid[0] * len(inner) + n) if shard is not None else None
+                if data is not None:
+                    if self._pipeline[-1].name == "crc32c":
+                        data = self._pipeline[-1].decode(data, self.path)
+                    at = zip(place, self.shard_shape[1:], cell, self.chunk_shape[1:], strict=True)
+                    yield tuple(p * s + c * k for p, s, c, k in at), data
 
     def _decode(self, data: bytes, where: str, out: Array) -> None:
         """Decode an inner chunk into an array of its shape, or of what of it the array has."""

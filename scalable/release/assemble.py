@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scalable.errors import InputError
 from scalable.kernels.partition import boundaries
+from scalable.release.observed import ABSENT
 from scalable.release.recipe import Recipe
 from scalable.release.rows import Feature
 from scalable.release.select import Cuts, holds, own_flags
@@ -22,6 +23,8 @@ from scalable.schema import State
 
 Arrays = dict[str, NDArray[Any]]
 OUTLIER, GUARD = 0, 1
+BEFORE = "_state_in_source"
+"""Behind the name of an imputed column: the states that its cells had."""
 OWN_BITS = {"outlier": "far from the rest, see outlier_distance", "guard": "within the guard band of another split"}
 ORIGINS = {"0": "measured", "1": "holds imputed values", "2": "simulated"}
 
@@ -35,6 +38,8 @@ class Robust:
     half_width: tuple[float, ...] = ()
     fitted_by: str = ""
     """Version whose rows it was fitted to."""
+    fills: tuple[tuple[str, float], ...] = ()
+    """Columns that are imputed, each with the value."""
 
 
 def numbers(values: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
@@ -72,6 +77,9 @@ def states_of(table: pa.Table, feature: Feature, null: NDArray[np.bool_], values
         given = table[feature.state].combine_chunks().fill_null(int(feature.null_state)).to_numpy()
         # What is null and said to be measured is null for another reason than that column knows.
         states = np.where(null & (given == State.MEASURED), states, given).astype(np.uint8)
+    if feature.band and not feature.state:
+        absent = table[f"{ABSENT}{feature.band}"].to_numpy()
+        states = np.where(null & (absent > 0), absent, states).astype(np.uint8)
     return states
 
 
@@ -108,11 +116,19 @@ def assemble(
         weight = np.minimum(1.0, threshold / distance) if recipe.outliers.far else np.ones(n)
     arrays: Arrays = {"object_id": ids, "ra": ra, "dec": dec, "split": parts, "fold": folds, "weight": weight, "flags": flags}
     arrays["origin"] = np.zeros(n, dtype=np.uint8)
+    fills = dict(robust.fills)
     for feature in released:
         values, null, _ = numbers(table[feature.source])
         arrays[feature.column.name] = values
         if feature.nullable:
             states = states_of(table, feature, null, values)
+            if feature.source in fills:
+                arrays[f"{feature.column.name}{BEFORE}"] = states.copy()
+                empty = states != State.MEASURED
+                values = values.copy()
+                values[empty] = fills[feature.source]
+                arrays[feature.column.name] = values
+                states[empty] = State.IMPUTED
             arrays[f"{feature.column.name}_state"] = states
             arrays["origin"][states == State.IMPUTED] = 1
     if cuts.simulated is not None:

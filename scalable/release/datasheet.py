@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ def _computed(m: Mapping[str, Any]) -> dict[str, str]:
         "motivation_purpose": motivation["text"],
         "motivation_goal": f"{motivation['goal']} It requires "
         + "; ".join(f"{name}: {text}" for name, text in motivation["requirements"].items()),
-        "composition_instances": f"{books['released']} {m['recipe']['rows']} with {len(m['columns'])} columns each",
+        "composition_instances": f"{books['released']} {m['recipe']['rows']} with {len(m['columns'])} columns each{_images(m)}",
         "composition_missing": "; ".join(filter(None, [_missing(m["sketches"]), _completeness(m["completeness"]), _loss(m)])),
         "composition_errors": _errors(m),
         "composition_labels": "; ".join(
@@ -49,7 +50,7 @@ def _computed(m: Mapping[str, Any]) -> dict[str, str]:
         "composition_limits": "; ".join(f"{key}: {value}" for key, value in limits.items()) or "the headers say nothing",
         "collection_source": "; ".join(f"{key}: {value}" for key, value in m["query"].items() if value not in ("", None)),
         "collection_selection": _selection(m),
-        "preprocessing_steps": "; ".join(step["step"] for step in m["steps"]) or "none but those of ingest",
+        "preprocessing_steps": _steps(m),
         "preprocessing_raw": f"{m['sources']['files']} source files are named with digests, "
         f"{m['sources']['headers']} raw headers kept",
         "distribution_license": m["license"],
@@ -67,6 +68,22 @@ def _missing(sketches: Mapping[str, Any]) -> str:
         if counts:
             lines.append(f"{name}: {', '.join(f'{count} {state}' for state, count in counts.items())}")
     return "; ".join(lines) or "none"
+
+
+def _images(m: Mapping[str, Any]) -> str:
+    """Say what the images are, and how far their pixels are those of the source."""
+    if not m["images"]:
+        return ""
+    images, about = m["images"], json.loads(m["images"]["attributes"]["cube"])
+    sizes, total = images["sizes"], max(1, sum(images["pixels"]))
+    own = about["resampling"] == "native" and about["combine"] is None
+    states = json.loads(images["attributes"]["states"])
+    shares = ", ".join(f"{count / total:.1%} {states[str(code)]}" for code, count in enumerate(images["pixels"]) if count)
+    return (
+        f"; images of {images['objects_with_image']} of them in {sizes['band']} bands, {sizes['y']} x {sizes['x']} pixels, "
+        f"resampling: {about['resampling']}, combined by: {about['combine'] or 'nothing, every exposure is kept'}"
+        f"{'; every pixel is the very one of the source' if own else ''}; pixels: {shares}"
+    )
 
 
 def _completeness(complete: Mapping[str, Any]) -> str:
@@ -116,13 +133,30 @@ def _errors(m: Mapping[str, Any]) -> str:
     without = (
         f"without a column of errors: {', '.join(bare)}" if bare else "every flux and magnitude names the column of its errors"
     )
-    return "; ".join([*erroneous, text, without])
+    filled = [f"{name} is {value:g} where it was imputed" for name, value in m["imputed"].items()]
+    return "; ".join([*erroneous, text, without, *filled])
 
 
 def _selection(m: Mapping[str, Any]) -> str:
     books = m["accounting"]
     steps = [f"{r['rule']} ({r['where']}): kept {r['kept']}, dropped {r['dropped']}" for r in m["selection"]]
     return "; ".join([f"{books['in']} rows in", *steps, f"{books['released']} released, {books['rejected']} listed as rejected"])
+
+
+def _steps(m: Mapping[str, Any]) -> str:
+    """Say what was done to the rows, with which parameters and why."""
+    reasons = {
+        "join_bands": (m["recipe"]["join"] or {}).get("reason"),
+        "variability": (m["recipe"]["statistics"] or {}).get("reason"),
+    }
+    parts = []
+    for step in m["steps"]:
+        rest = {key: value for key, value in step.items() if key != "step"}
+        inner = rest if step["step"] == "together" else {step["step"]: rest}
+        for name, parameters in inner.items():
+            why = f" ({reasons[name]})" if reasons.get(name) else ""
+            parts.append(f"{name} {json.dumps(parameters, sort_keys=True)}{why}")
+    return "; ".join(parts) or "none but those of ingest"
 
 
 def _spread(split: Mapping[str, Any]) -> str:
@@ -166,6 +200,11 @@ FORMAT_TEXT = """# The format of this release
   cell of `X`: 0 measured, 1 non-detection, 2 not observed, 3 sentinel in the source, 4 rejected, 5 imputed; where it is neither
   0 nor 5, `X` holds its `null_value`. `split`: 0 train, 1 validation, 2 test, 3 guard band. Bits of `flags`: see the attribute of
   the root.
+- `X_state_in_source`, of a column that was imputed: its states before; where the two differ, the value is none of the source.
+- `image` and `image_…`, where there are images: cutouts along (object, band, epoch where exposures are single, y, x) and what
+  belongs to them; `image_state` says of each pixel what `states` in `provenance.h5`, group `cube`, names. Attributes behind
+  `cube.` are those of the Zarr cube, word for word. World coordinates: the raw header of the exposure `image_grid`, moved by
+  `image_y0`, `image_x0`.
 - `…lightcurves.h5`: detections, object after object; those of row i are `lc_offset[i]` to `lc_offset[i] + lc_count[i]`.
 - `data/sources/ID.h5`, where whole files are released: a group for each HDU with its `header`, `data`, `heap` and `pad`.
 - `provenance.h5`: `sources` (path below the survey's root, SHA-256, size); `headers` (`blocks` holds the raw 2,880-byte blocks of

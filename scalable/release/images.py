@@ -16,10 +16,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from scalable.cube.contract import TABLES, VARIABLES, about_cube, check_cube, open_cube, raw_headers
-from scalable.errors import StoreError, SurveyError
+from scalable.errors import StoreError, SurveyError, require
 from scalable.io.fits_header import BLOCK, data_bytes
 from scalable.io.hdf5_write import Dataset, create_chunked, text_attributes, write_attributes, write_dataset, write_rows
 from scalable.io.runs import write_arrow
+from scalable.io.zarr import ShardedArray
 from scalable.kernels.stack import PixelState
 from scalable.release.assemble import Arrays, row_digests
 from scalable.release.manifest import PROVENANCE
@@ -35,7 +36,7 @@ _UCD = {"image": "obs.image", "ivar": "stat.weight;obs.image", "mask": "meta.cod
         "mjd": "time.epoch", "psf_fwhm": "instr.det.psf", "pixel_scale": "instr.scale", "ra": "pos.eq.ra",
         "dec": "pos.eq.dec"}  # fmt: skip
 PIXELS = ("image", "ivar", "mask", "state")
-IMAGE = "image"
+IMAGE, BLOSC = "image", 32001
 _FROM_PROVENANCE = {"source_uri", "source_size", "source_sha256", "header_source", "header_hdu", "header_start", "header_stop",
                     "headers"}  # fmt: skip
 """Tables of a cube that provenance holds with those of the other sources."""
@@ -90,7 +91,16 @@ class CubeImages:
     """
 
     path: str
+    written: int
+    """When it was, so that another cube at the same place is another one."""
     variables: tuple[ImageVariable, ...]
+    carried: bool = False
+    """Whether chunks of pixels go into the release as the cube holds them."""
+
+    @property
+    def opened(self) -> xr.Dataset:
+        """The cube."""
+        return _opened(self.path, self.written)
 
     @property
     def chunk_rows(self) -> int:
@@ -104,7 +114,7 @@ class CubeImages:
 
     def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each object in the cube, -1 where it has none."""
-        known = _opened(self.path)["object_id"].values
+        known = self.opened["object_id"].values
         order = np.argsort(known, kind="stable")
         at = np.minimum(np.searchsorted(known[order], ids), len(known) - 1)
         found = order[at]
@@ -116,23 +126,35 @@ class CubeImages:
         values = np.full((len(rows), *variable.shape), variable.fill, variable.dtype)
         good = rows >= 0
         if good.any():
-            values[good] = _opened(self.path)[source].isel(object=rows[good]).values
+            values[good] = self.opened[source].isel(object=rows[good]).values
         return values
 
-    def blocks(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, Arrays]]:
-        """Yield what is released of the images of objects, some objects at a time, each time with the first one's number."""
+    def digest(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Return what `digest_images` gives for objects; those that the cube does not have are all the same."""
         rows = self.places(ids)
-        for first in range(0, len(ids), self.step):
+        has = rows >= 0
+        found, facts = digest_images(self.blocks(rows[has]))
+        empty, nothing = digest_images(self.blocks(rows[~has][:1]))
+        digests, shown = np.empty((len(ids), 32), np.uint8), np.zeros(len(ids), np.bool_)
+        digests[has], shown[has] = found, facts["shown"]
+        digests[~has] = empty
+        missing = len(ids) - int(np.count_nonzero(has))
+        pixels = [a + missing * b for a, b in zip(facts["pixels"], nothing["pixels"], strict=True)]
+        return digests, {"shown": shown, "pixels": pixels}
+
+    def blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, Arrays]]:
+        """Yield rows of the cube as they are released, some at a time, each time with the number of the first."""
+        for first in range(0, len(rows), self.step):
             some = rows[first : first + self.step]
             yield first, {one.name: self.read(one.source, some) for one in self.variables}
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str) -> xr.Dataset:
+def _opened(path: str, _: int) -> xr.Dataset:
     return open_cube(path)
 
 
-def images_of(path: str | Path) -> CubeImages:
+def images_of(path: str | Path, *, carried: bool = False) -> CubeImages:
     """Look at a cube; nothing but its tables is read.
 
     Raises
@@ -154,7 +176,7 @@ def images_of(path: str | Path) -> CubeImages:
             attributes = tuple(sorted((str(key), str(value)) for key, value in variable.attrs.items()))
             dims = tuple(map(str, variable.dims))
             found.append(ImageVariable(_released(name), name, dims, variable.shape[1:], variable.dtype.str, attributes))
-    return CubeImages(str(path), tuple(found))
+    return CubeImages(str(path), (Path(path) / "zarr.json").stat().st_mtime_ns, tuple(found), carried)
 
 
 def _released(name: str) -> str:
@@ -169,7 +191,7 @@ def check_guard(images: CubeImages, split: Split) -> None:
     SurveyError
         With the width that is needed.
     """
-    cube = _opened(images.path)
+    cube = images.opened
     scales = np.concatenate([cube[name].values.ravel() for name in ("pixel_scale", "scale_asked")])
     scale = float(np.max(scales[np.isfinite(scales)], initial=0.0))
     needed = math.sqrt(2) * scale * about_cube(cube)["size"]
@@ -217,7 +239,7 @@ def _has(images: CubeImages, source: str) -> bool:
 
 def describe_images(images: CubeImages) -> dict[str, Any]:
     """Return what the manifest says of the cube: its attributes word for word, its coordinates, and how many objects it has."""
-    cube = _opened(images.path)
+    cube = images.opened
     return {
         "objects_in_cube": int(cube.sizes["object"]),
         "sizes": {str(name): int(size) for name, size in cube.sizes.items() if name in ("band", "epoch", "y", "x")},
@@ -226,6 +248,18 @@ def describe_images(images: CubeImages) -> dict[str, Any]:
         "coordinates": sorted(str(name) for name in cube.coords),
         "sources": int(cube.sizes["source"]),
     }
+
+
+def load_plugin(manifest: Mapping[str, Any]) -> None:
+    """Let HDF5 read pixels that were carried over.
+
+    Raises
+    ------
+    ExtraMissingError
+        If hdf5plugin is not installed.
+    """
+    if manifest["recipe"]["codec"] == "carry":
+        require("hdf5plugin", "hdf5")
 
 
 def digest_images(blocks: Iterator[tuple[int, Arrays]]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
@@ -248,14 +282,45 @@ def write_images(
         if one.source not in PIXELS:
             write_dataset(file, one.name, Dataset(images.read(one.source, rows), attributes.get(one.name, {})))
             continue
+        if images.carried:
+            carry_rows(file, one.name, ShardedArray.open(Path(images.path, one.source)), rows)
+            write_attributes(file[one.name], attributes.get(one.name, {}))
+            continue
         # Whole objects, or one band of one object where that is more than a chunk should hold.
         inner = one.shape if one.row_bytes <= CHUNK_BYTES else (*(1 for _ in one.shape[:-2]), *one.shape[-2:])
         chunks = (min(n, images.chunk_rows), *inner)
-        made = create_chunked(file, one.name, (n, *one.shape), np.dtype(one.dtype), chunks)
-        step = block_step([one.row_bytes], images.chunk_rows)
+        made = create_chunked(file, one.name, (n, *one.shape), np.dtype(one.dtype), chunks, fill=one.fill)
+        step = images.chunk_rows if np.any(rows < 0) else block_step([one.row_bytes], images.chunk_rows)
         for first in range(0, n, step):
-            write_rows(made, first, images.read(one.source, rows[first : first + step]))
+            some = rows[first : first + step]
+            # A chunk that is not written holds the fill value.
+            if np.any(some >= 0):
+                write_rows(made, first, images.read(one.source, some))
         write_attributes(file[one.name], attributes.get(one.name, {}))
+
+
+def carry_rows(file: h5py.File, name: str, array: ShardedArray, rows: NDArray[np.int64]) -> None:
+    """Copy rows of an array into a dataset, chunk by chunk as they are stored; -1 stays the fill value.
+
+    Raises
+    ------
+    StoreError
+        If the array is not packed by blosc, or not at all.
+    """
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk(array.chunk_shape)
+    settings.set_obj_track_times(False)
+    settings.set_fill_value(np.array(array.fill, array.dtype))
+    if array.blosc:
+        nbytes = math.prod(array.chunk_shape) * array.dtype.itemsize
+        # Optional, or the library would ask for the plugin to write, too.
+        settings.set_filter(BLOSC, h5py.h5z.FLAG_OPTIONAL, (2, 2, array.dtype.itemsize, nbytes, 1, 2, 1))
+    space = h5py.h5s.create_simple((len(rows), *array.shape[1:]))
+    made = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(array.dtype), space, settings)
+    for n, row in enumerate(rows.tolist()):
+        if row >= 0:
+            for place, data in array.stored(row):
+                made.write_direct_chunk((n, *place), data)
 
 
 def block_step(row_bytes: Sequence[int], chunk_rows: int) -> int:
@@ -279,7 +344,7 @@ def step_of(columns: Sequence[Mapping[str, Any]]) -> int:
 
 def image_sources(images: CubeImages, first: int, work: Path) -> tuple[list[SourceFile], list[str]]:
     """Return the files that the cube was cut from, numbered from ``first``, and leave the raw headers of each in a file."""
-    cube = _opened(images.path)
+    cube = images.opened
     found, paths = [], []
     digests = cube["source_sha256"].values
     for number, (uri, size) in enumerate(
@@ -300,7 +365,7 @@ def image_sources(images: CubeImages, first: int, work: Path) -> tuple[list[Sour
 
 def write_cube_tables(group: h5py.Group, images: CubeImages, first: int) -> None:
     """Write what a cube says beside its objects: exposures, bands, attributes; its sources begin at number ``first``."""
-    cube = _opened(images.path)
+    cube = images.opened
     group.attrs["first_source"] = first
     write_attributes(group, {str(key): str(value) for key, value in cube.attrs.items()})
     for name in cube.variables:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from scalable.errors import StoreError
 from scalable.io.atomic import write_text
 from scalable.io.runs import read_json
@@ -33,6 +35,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: has format {manifest['format_version']}, this version reads up to {FORMAT}; upgrade scalable-sky"
         )
     return manifest
+
+
+def own_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """Return a dataset of a file, if its values lie in that very file.
+
+    Raises
+    ------
+    StoreError
+        If it is a link, virtual, or stored elsewhere: a file that was fetched must not make its reader open others.
+    """
+    link = file.get(name, getlink=True)
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise StoreError(
+            f"{file.filename}: {name} leads out of the file or is no dataset; fetch the release again, and verify it"
+        )
+    return dataset
 
 
 def files_below(path: Path) -> Iterator[str]:

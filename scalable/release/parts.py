@@ -31,8 +31,9 @@ from scalable.release.assemble import (
     row_digests,
 )
 from scalable.release.coverage import magnitude_counts, magnitudes, seen_cells
-from scalable.release.images import CubeImages, digest_images, write_images
+from scalable.release.images import CubeImages, write_images
 from scalable.release.loss import error_of, labelled_histogram
+from scalable.release.observed import Observed
 from scalable.release.recipe import Recipe
 from scalable.release.rows import LIGHT_CURVE_KEYS, Feature
 from scalable.release.select import Cuts, cut
@@ -68,6 +69,7 @@ class Plan:
     recipe: Recipe
     cuts: Cuts
     bands: tuple[str, ...]
+    observed: Observed
     images: CubeImages | None = None
 
     @property
@@ -126,6 +128,9 @@ def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
                               "magnitudes": magnitude_counts(table, alive, plan.released)}  # fmt: skip
     if plan.of_objects:
         kept = kept.append_column("__lc_count", pa.array(counts[alive]))
+        absent = plan.observed.absent(raw, edges).take(pa.array(alive))
+        for name in absent.column_names:
+            kept = kept.append_column(name, absent[name])
         mine = np.repeat(edges[:-1][alive] - (np.cumsum(counts[alive]) - counts[alive]), counts[alive])
         curves = take_rows(raw.select(list(curve_columns)), mine + np.arange(counts[alive].sum()))
         write_arrow(curves, plan.file(part, "lc.arrow"))
@@ -173,7 +178,7 @@ def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
     images: NDArray[np.uint8] | None = None
     shown: dict[str, Any] = {}
     if plan.images is not None:
-        images, shown = digest_images(plan.images.blocks(rows["object_id"]))
+        images, shown = plan.images.digest(rows["object_id"])
     digests = digest_rows(rows, curves, images)
     n = len(digests)
     index = {name: rows[name] for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row")}

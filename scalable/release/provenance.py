@@ -24,7 +24,8 @@ from scalable.release.parts import as_json
 from scalable.release.select import REJECTED
 from scalable.release.sources import SourceFile, header_arrays
 
-LIMITS = ("TELESCOP", "INSTRUME", "DETECTOR", "FILTER", "OBSERVAT", "PROPID", "BUNIT", "EXPTIME", "DATE-OBS", "MJD-OBS")
+LIMITS = ("TELESCOP", "INSTRUME", "DETECTOR", "FILTER", "OBSERVAT", "PROPID", "BUNIT", "EXPTIME", "DATE-OBS", "MJD-OBS",
+          "APERTURE", "AIRMASS")  # fmt: skip
 """Keywords of headers that limit a sample."""
 _SHOWN = 12
 _LAYOUT = re.compile(

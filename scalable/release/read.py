@@ -22,8 +22,8 @@ from scalable.io.hdf5_write import CHUNK_ROWS
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
-from scalable.release.images import cube_of
-from scalable.release.manifest import read_manifest
+from scalable.release.images import cube_of, load_plugin
+from scalable.release.manifest import own_dataset, read_manifest
 from scalable.release.select import holds
 from scalable.release.split import Part
 
@@ -104,7 +104,8 @@ class Release:
                 step = block_rows(file, [name])
                 pieces = []
                 for shard in shards:
-                    place = OnDisk(str(self.path / shard["path"]), name, (shard["rows"], *shape), dtype)
+                    path = str(self.path / shard["path"])
+                    place = OnDisk(path, name, (shard["rows"], *shape), dtype, self.manifest["recipe"]["codec"])
                     known = f"{shard['digest']}-{name}"
                     pieces.append(
                         da.from_array(place, chunks=(step, *shape), name=known, meta=np.zeros((0,) * place.ndim, dtype))
@@ -148,7 +149,7 @@ class Release:
             raise StoreError(f"{self.path}: rows are {self.manifest['recipe']['rows']}, and no light curves lie beside them")
         with h5py.File(self.path / shard["path"], "r") as file, h5py.File(self.path / shard["light_curves"], "r") as beside:
             first, count = int(file["lc_offset"][row]), int(file["lc_count"][row])
-            return {name: _values(beside[name], slice(first, first + count)) for name in beside}
+            return {name: _values(own_dataset(beside, name), slice(first, first + count)) for name in beside}
 
     def torch(self, columns: Sequence[str], *, split: str | None = None, seed: int = 0) -> Any:
         """Return a PyTorch ``IterableDataset`` of rows, each a dict; needs PyTorch.
@@ -205,7 +206,8 @@ class Release:
     def loader_rate(self, columns: Sequence[str] | None = None, *, rows: int = 100_000) -> dict[str, float]:
         """Measure here and now how fast shuffled blocks come: ``rows_per_second``, and from it ``epoch_seconds``."""
         start, seen = time.perf_counter(), 0
-        for block in self.blocks(columns if columns is not None else self.columns):
+        every = ["object_id", *self.columns, *(["image"] if self.manifest["images"] else [])]
+        for block in self.blocks(columns if columns is not None else every):
             seen += len(next(iter(block.values())))
             if seen >= rows:
                 break
@@ -230,8 +232,8 @@ class Release:
 
     def _rows(self, file: h5py.File, columns: Sequence[str], part: Part | None, rows: slice) -> dict[str, NDArray[Any]]:
         """Return rows of a shard, those that a split and the quality cuts leave."""
-        found = {name: _values(file[name], rows) for name in columns}
-        keep = None if part is None else file["split"][rows] == part
+        found = {name: _values(own_dataset(file, name), rows) for name in columns}
+        keep = None if part is None else own_dataset(file, "split")[rows] == part
         if self.quality:
             good = self._good(file, rows)
             keep = good if keep is None else keep & good
@@ -239,7 +241,7 @@ class Release:
 
     def _good(self, file: h5py.File, rows: slice) -> NDArray[np.bool_]:
         """Return which rows fulfil the quality cuts."""
-        columns = {name: file[name] for name in self.columns if file[name].ndim == 1}
+        columns = {name: file[name] for name in self.columns if own_dataset(file, name).ndim == 1}
         schema = pa.schema([(name, _arrow_type(dataset)) for name, dataset in columns.items()])
         condition = parse_condition(self._condition(), schema)
         arrays = []
@@ -288,7 +290,9 @@ def open_release(path: str | Path, *, quality: str = "") -> Release:
         If there is none.
     """
     folder = local_place(path)
-    return Release(folder, read_manifest(folder), quality)
+    manifest = read_manifest(folder)
+    load_plugin(manifest)
+    return Release(folder, manifest, quality)
 
 
 @dataclass(frozen=True)
@@ -299,6 +303,7 @@ class OnDisk:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    codec: str
 
     @property
     def ndim(self) -> int:
@@ -307,8 +312,9 @@ class OnDisk:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read a piece."""
+        load_plugin({"recipe": {"codec": self.codec}})  # on the worker that reads
         with h5py.File(self.path, "r") as file:
-            return _values(file[self.name], key)
+            return _values(own_dataset(file, self.name), key)
 
 
 def torch_dataset(release: Release, columns: tuple[str, ...], split: str | None, seed: int, epoch: int = 0) -> Any:

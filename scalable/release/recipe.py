@@ -92,6 +92,13 @@ class Outliers(Part):
     far: Far | None = None
 
 
+class Impute(Part):
+    """Fill the cells of a column that hold no value with its median; their state says so, and another keeps what it was."""
+
+    column: str
+    reason: str = Field(min_length=1)
+
+
 class Label(Part):
     """A column that is to be predicted."""
 
@@ -118,6 +125,7 @@ class Join(Part):
     values: tuple[str, ...] = Field(min_length=1)
     pick: str = "weighted_mean"
     bands: tuple[str, ...] | None = None
+    reason: str = "several detections of an object in a band are one measurement"
 
 
 class Statistics(Part):
@@ -126,6 +134,7 @@ class Statistics(Part):
     values: tuple[str, ...] | None = None
     bands: tuple[str, ...] | None = None
     statistics: tuple[str, ...] | None = None
+    reason: str = "a light curve of any length becomes a row of numbers"
 
 
 class Split(Part):
@@ -158,9 +167,13 @@ class Recipe(Part):
     statistics: Statistics | None = None
     light_curves: tuple[str, ...] = Field((), description="columns of detections for the light curves of objects")
     images: bool = Field(False, description="release the cutouts of a cube beside the objects")
+    codec: Literal["deflate", "carry"] = Field(
+        "deflate", description="of pixels: deflate, which every reader knows, or carry: as the cube has them, for hdf5plugin"
+    )
     select: tuple[Predicate, ...] = ()
     flags: tuple[Flag, ...] = ()
     outliers: Outliers = Outliers()
+    impute: tuple[Impute, ...] = ()
     labels: tuple[Label, ...] = ()
     simulated: str = Field("", description="SQL condition on rows that were simulated, not observed: their origin says so")
     columns: dict[str, Meaning] = Field(
@@ -177,6 +190,8 @@ class Recipe(Part):
             raise ValueError("rows: objects need something to release: give join, statistics, light_curves or images")
         if self.rows == "detections" and of_objects:
             raise ValueError("rows: detections have neither join, statistics, light_curves nor images")
+        if self.codec == "carry" and not self.images:
+            raise ValueError("codec: carry is for images; say images: true")
         if len(self.flags) > 30:
             raise ValueError("flags: the mask has room for 30")
         for part, names in (("select", [p.name for p in self.select]), ("flags", [f.name for f in self.flags])):
@@ -270,6 +285,12 @@ def check_meanings(columns: list[tuple[Column, Meaning]]) -> None:
         missing = [name for name in ("unit", "description") if not getattr(column, name)]
         missing += [name for name in ("reason", "obtained") if not getattr(meaning, name)]
         missing += ["ucd"] if not column.ucd else []
+        # What tells rows apart, or comes with something else, serves whatever that serves.
+        missing += (
+            ["serves"]
+            if not (meaning.serves or column.role in ("band", "time", "quality") or column.name[:6] == "image_")
+            else []
+        )
         if missing:
             lines.append(f"  {column.name}: {{" + ", ".join(f'{name}: "…"' for name in missing) + "}")
     if lines:

@@ -17,6 +17,7 @@ from scalable.cube.contract import VARIABLES
 from scalable.cube.stack import CutoutSize, stack_images
 from scalable.kernels.resample import METHODS
 from scalable.release.assemble import Arrays
+from scalable.release.images import load_plugin
 from scalable.release.manifest import read_manifest
 from scalable.release.resample import Found, same_bits, sampled
 from scalable.survey import Survey
@@ -47,6 +48,7 @@ def _compare(
     manifest: Mapping[str, Any],
     survey: Survey,
 ) -> Iterator[tuple[str, str]]:
+    load_plugin(manifest)
     released: Arrays = {}
     with h5py.File(folder / path, "r") as file:
         ids = file["object_id"][()][rows]

@@ -25,6 +25,7 @@ from scalable.io.rules import apply_rules, stored_schema
 from scalable.release import manifest as names
 from scalable.release.assemble import Arrays, Robust, assemble, light_curve_arrays
 from scalable.release.manifest import read_manifest
+from scalable.release.observed import observed
 from scalable.release.parts import as_json
 from scalable.release.recipe import Recipe, parse_recipe
 from scalable.release.rows import catalog_of, curve_schema, features
@@ -109,7 +110,7 @@ def check_samples(folder: Path, survey: Survey, samples: int) -> Found:
     """Yield sampled rows, each with the columns that do not come out of the source's bytes as they are released."""
     manifest = read_manifest(folder)
     recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
-    again = _Again(survey, recipe, manifest)
+    again = _Again(survey, recipe, manifest, {one.source_id for one in listed_sources(folder) if one.kind == "table"})
     yield from again.columns(manifest["columns"])
     chosen = sampled(folder, samples)
     for path in dict.fromkeys(chosen["shard"].to_pylist()):
@@ -120,10 +121,12 @@ def check_samples(folder: Path, survey: Survey, samples: int) -> Found:
 class _Again:
     """Makes rows of a release again from the bytes of its sources."""
 
-    def __init__(self, survey: Survey, recipe: Recipe, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, survey: Survey, recipe: Recipe, manifest: Mapping[str, Any], stored: set[int]) -> None:
         self._survey, self._recipe = survey, recipe
         self._sources = {source.observation_id: source for source in sources(survey, read_observations(survey))}
-        first = next(iter(self._sources.values()))
+        known = [one for number, one in self._sources.items() if number in stored]
+        self._observed = observed([(one.observation_id, one.field, one.band) for one in known], survey.bands)
+        first = known[0]
         self._found = self._described(first)
         meta = {META_KEY: as_json({"bands": list(survey.bands), "survey": survey.name}).encode()}
         self._schema = detections_schema(self._found).to_arrow().with_metadata(meta)
@@ -135,7 +138,8 @@ class _Again:
         self._images = {column["name"] for column in manifest["columns"] if column["in"] == "images"}
         self._cuts = parse_cuts(recipe, catalog.schema)
         rule = manifest["outliers"]
-        self._robust = Robust(tuple(rule["columns"]), tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"])
+        self._robust = Robust(tuple(rule["columns"]), tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"],
+                              tuple(manifest["imputed"].items()))  # fmt: skip
 
     def _described(self, source: Source) -> Schema:
         with local_copy(source.path) as path:
@@ -144,7 +148,7 @@ class _Again:
 
     def columns(self, listed: Sequence[Mapping[str, Any]]) -> Found:
         """Yield every column with what the manifest says of it and survey, recipe and source do not."""
-        made = {(entry["in"], entry["name"]): entry for entry in entries(self._released, self._curves)}
+        made = {(entry["in"], entry["name"]): entry for entry in entries(self._released, self._curves, self._recipe)}
         there = {(entry["in"], entry["name"]): entry for entry in listed if entry["in"] != "images"}
         for key in [*made, *(key for key in there if key not in made)]:
             one, other = made.get(key, {}), there.get(key, {})
@@ -182,6 +186,10 @@ class _Again:
         if result.num_rows != len(rows):
             yield path, f"the sources give {result.num_rows} rows where {len(rows)} were released"
             return
+        if counts is not None:
+            absent = self._observed.absent(table, np.concatenate([[0], np.cumsum(counts)]))
+            for name in absent.column_names:
+                result = result.append_column(name, absent[name])
         made = assemble(result, keys, self._released, self._recipe, self._cuts, self._robust)
         _note(wrong, np.arange(len(rows)), {name: values for name, values in made.items() if name != "lc_offset"}, released)
         for row, number, columns in zip(rows.tolist(), released["object_id"].tolist(), wrong, strict=True):

@@ -122,6 +122,8 @@ class Feature:
     meaning: Meaning
     state: str = ""
     """Column of the catalogue that holds the state of each cell, if there is one."""
+    band: str = ""
+    """Band of whose detections it was computed, if it was."""
 
     @property
     def nullable(self) -> bool:
@@ -155,8 +157,13 @@ def features(schema: pa.Schema, survey: Survey, recipe: Recipe) -> tuple[Feature
         default = Meaning(obtained=_obtained(column.name, survey, recipe), reason=_reason(column))
         given = {key: value for key, value in meaning.model_dump().items() if value}
         state = f"{column.name}_state" if f"{column.name}_state" in states else ""
-        found.append(Feature(column.name, described, default.model_copy(update=given), state))
+        of_band = "" if default.obtained.startswith("column of") else _band_of(column.name, survey.bands)
+        found.append(Feature(column.name, described, default.model_copy(update=given), state, of_band))
     return tuple(found)
+
+
+def _band_of(name: str, bands: Sequence[str]) -> str:
+    return next((band for band in sorted(bands, key=len, reverse=True) if name.startswith(f"{band}_")), "")
 
 
 def _number(column: Column, survey: Survey, meaning: Meaning) -> str:

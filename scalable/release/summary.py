@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scalable import __version__
 from scalable.catalog.collection import Collection
-from scalable.release.assemble import ORIGINS, OWN_BITS, Robust
+from scalable.release.assemble import BEFORE, ORIGINS, OWN_BITS, Robust
 from scalable.release.coverage import completeness, coverage, depths
 from scalable.release.images import describe_images, image_columns
 from scalable.release.lock import libraries
@@ -25,7 +25,7 @@ from scalable.release.split import Part, leaks, random_leaks
 from scalable.schema import State
 from scalable.survey import Motivation, Query, Survey
 
-READ_BY = ("h5py", "xarray", "pandas", "mlcroissant", "datasets", "torch")
+READ_BY = ("h5py", "xarray", "pandas", "mlcroissant", "datasets", "torch", "tensorflow")
 """Readers that the tests of this version open a release with."""
 
 _KEYS: dict[str, tuple[str, str, str]] = {
@@ -90,6 +90,7 @@ def describe(
         "origins": {text: sum(one["origin"][int(code)] for one in digested) for code, text in ORIGINS.items()},
         "outliers": {"columns": list(robust.columns), "middle": list(robust.middle), "half_width": list(robust.half_width),
                      "fitted_by": robust.fitted_by, "threshold": far.threshold if far else None},
+        "imputed": {name: value for name, value in robust.fills},
         "sketches": sketches_of(digested),
         "split": split_facts(recipe, index),
         "coverage": coverage([one["cells"] for one in digested]),
@@ -146,15 +147,18 @@ def _accounting(collection: Collection, recipe: Recipe, records: Sequence[Mappin
 def column_entries(plan: Plan) -> list[dict[str, Any]]:
     """Return what the manifest says of every dataset of a shard, and of the light curves beside it."""
     more = image_columns(plan.images, plan.recipe) if plan.images is not None else []
-    return [*entries(plan.released, plan.light_curves), *more]
+    return [*entries(plan.released, plan.light_curves, plan.recipe), *more]
 
 
-def entries(released: Sequence[Feature], light_curves: Sequence[Feature]) -> list[dict[str, Any]]:
+def entries(released: Sequence[Feature], light_curves: Sequence[Feature], recipe: Recipe) -> list[dict[str, Any]]:
     """Return an entry for each column of the rows and of the light curves."""
-    return [_entry(feature, "rows") for feature in released] + [_entry(feature, "light_curves") for feature in light_curves]
+    imputed = [fill.column for fill in recipe.impute]
+    return [_entry(feature, "rows", imputed) for feature in released] + [
+        _entry(feature, "light_curves") for feature in light_curves
+    ]
 
 
-def _entry(feature: Feature, where: str) -> dict[str, Any]:
+def _entry(feature: Feature, where: str, imputed: Sequence[str] = ()) -> dict[str, Any]:
     column, meaning = feature.column, feature.meaning
     return {
         "name": column.name,
@@ -170,6 +174,7 @@ def _entry(feature: Feature, where: str) -> dict[str, Any]:
         "obtained": meaning.obtained,
         "error": column.error,
         "states": feature.nullable,
+        "imputed": where == "rows" and feature.source in imputed,
         "null_value": fill_text(feature),
     }
 
@@ -203,6 +208,10 @@ def attributes_of(entries: Sequence[Mapping[str, Any]], where: str) -> dict[str,
                     "description": text,
                     "reason": "key of the release",
                 }
+            if entry.get("imputed"):
+                text = f"State of {entry['name']} before it was imputed: where the two differ, its value is none of the source"
+                before = {"unit": "1", "ucd": "meta.code", "description": text, "reason": "key of the release"}
+                found[f"{entry['name']}{BEFORE}"] = before
     return found
 
 

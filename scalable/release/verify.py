@@ -25,9 +25,9 @@ from scalable.io.hdf5_write import text_attributes
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
-from scalable.release.assemble import Arrays
-from scalable.release.images import digest_images, read_blocks, step_of
-from scalable.release.manifest import file_digest, files_below, read_manifest, read_sums
+from scalable.release.assemble import BEFORE, Arrays
+from scalable.release.images import digest_images, load_plugin, read_blocks, step_of
+from scalable.release.manifest import file_digest, files_below, own_dataset, read_manifest, read_sums
 from scalable.release.parts import digest_rows
 from scalable.release.provenance import SOURCE_COLUMNS, headers_digest, sources_digest
 from scalable.release.read import open_release
@@ -206,7 +206,7 @@ def _difference(there: str, text: str) -> str:
 def read_shard(path: Path, skipped: Sequence[str] = ()) -> tuple[Arrays, dict[str, dict[str, str]], dict[str, str]]:
     """Return the datasets of a file of a release, those skipped excepted, their attributes, and those of the root."""
     with h5py.File(path, "r") as file:
-        held = {name: dataset for name, dataset in file.items() if isinstance(dataset, h5py.Dataset) and name not in skipped}
+        held = {name: own_dataset(file, name) for name in file if name not in skipped}
         arrays = {name: dataset[()] for name, dataset in held.items()}
         texts = {name for name in arrays if h5py.check_string_dtype(file[name].dtype) is not None}
         for name in texts:
@@ -232,7 +232,7 @@ def _check_shard(shard: Mapping[str, Any], folder: str, manifest: Mapping[str, A
     """Return what is wrong with one shard and the light curves beside it, and how many rows it has."""
     try:
         return _look_into(shard, Path(folder), manifest)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (ScalableError, OSError, KeyError, ValueError, RuntimeError) as error:
         return [(shard["path"], f"cannot be read: {error}")], 0
 
 
@@ -243,6 +243,7 @@ def _look_into(shard: Mapping[str, Any], folder: Path, manifest: Mapping[str, An
     problems += _look_at(path, rows, attributes, manifest, "rows", shard["rows"])
     images = None
     if columns:
+        load_plugin(manifest)
         with h5py.File(folder / path, "r") as file:
             problems += _look_at_images(path, file, columns, shard["rows"])
             images, _ = digest_images(read_blocks(file, columns, step_of(columns)))
@@ -289,7 +290,8 @@ def order_arrays(arrays: Arrays, manifest: Mapping[str, Any], where: str) -> Arr
     middle = []
     for column in manifest["columns"]:
         if column["in"] == where:
-            middle += [column["name"], *([f"{column['name']}_state"] if column["states"] else [])]
+            middle += [column["name"], *([f"{column['name']}{BEFORE}"] if column.get("imputed") else [])]
+            middle += [f"{column['name']}_state"] if column["states"] else []
     lead, trail = (_LEAD, _TRAIL) if where == "rows" else (("object_id", "source_id", "source_row"), ())
     return {name: arrays[name] for name in (*lead, *middle, *trail) if name in arrays}
 
@@ -333,6 +335,7 @@ def _look_at_images(path: str, file: h5py.File, columns: Sequence[Mapping[str, A
         if name not in file:
             yield f"{path}: {name}", "is missing"
             continue
+        own_dataset(file, name)
         if file[name].shape != (rows, *column["shape"]):
             yield f"{path}: {name}", f"has the shape {file[name].shape}, {names.MANIFEST} says {(rows, *column['shape'])}"
         there = text_attributes(file[name])
@@ -455,7 +458,7 @@ def _rebuild(folder: Path, root: Path, found: _Findings) -> int:
         if manifest["images"]:
             found.take(4, check_images(folder, _survey(folder, root), index.num_rows))
             cube = write_cube(_with_images(folder), Path(temporary) / "cube")
-        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, fitted=manifest["outliers"])
+        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, fitted=manifest)
         diff = compare_rows(read_leaf(again / names.INDEX), index, manifest["recipe"]["rows"])
         made = read_manifest(again)
     for key in sorted(set(made) - _OWN_ENTRIES):

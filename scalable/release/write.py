@@ -19,7 +19,7 @@ from dask.base import tokenize
 
 from scalable.catalog.collection import Collection
 from scalable.cluster import run_tasks
-from scalable.errors import AccountingError, StoreError, SurveyError
+from scalable.errors import AccountingError, ColumnError, StoreError, SurveyError, nearest
 from scalable.io.atomic import publish, write_text
 from scalable.io.parquet import read_leaf, write_stream
 from scalable.io.remote import local_place
@@ -33,6 +33,7 @@ from scalable.release.images import CubeImages, check_guard, image_entries, imag
 from scalable.release.lock import code_digest, lock_file
 from scalable.release.loss import label_bias
 from scalable.release.manifest import read_manifest, write_sums
+from scalable.release.observed import Observed, observed
 from scalable.release.parts import Plan, Shell, as_json, bin_edges, count_part, digest_part, make_part, shard_path, write_shard
 from scalable.release.provenance import Provenance, write_provenance
 from scalable.release.recipe import Recipe, check_meanings, require_motives
@@ -79,7 +80,7 @@ def write_release(
         Cutouts that `write_cube` wrote of its objects, for a recipe with images. Objects that it does not have are released with
         pixels that say so.
     fitted : mapping, optional
-        The entry ``outliers`` of a manifest, whose rules are kept instead of fitting them; by default that of the parent.
+        A manifest, whose rules of outliers and imputation are kept instead of fitting them; by default that of the parent.
     on_done : callable, optional
         Called with the stage, the tasks done and all tasks of it.
 
@@ -164,11 +165,16 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
     images = _images(recipe, cube)
     described = [(column, meaning) for column, meaning, _ in image_entries(images, recipe)] if images else []
     check_meanings([*((f.column, f.meaning) for f in (*released, *curves)), *described])
+    for fill in recipe.impute:
+        known = [f.source for f in released if f.nullable and pa.types.is_floating(f.column.dtype)]
+        if fill.column not in known:
+            raise ColumnError(f"impute: no column {fill.column!r} of numbers is released; {nearest(fill.column, known)}")
     plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe,
-                parse_cuts(recipe, catalog.schema), collection.bands, images)  # fmt: skip
+                parse_cuts(recipe, catalog.schema), collection.bands,
+                _observed(collection), images)  # fmt: skip
     folder = local_place(parent) if parent is not None else None
     before = read_manifest(folder) if folder else None
-    fitted = fitted or (before["outliers"] if before else None)
+    fitted = fitted or before
     content = before["content"] if before else ""
     token = tokenize(
         code_digest(),
@@ -178,10 +184,17 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
         content,
         fitted,
         images,
-        local_place(cube).stat().st_mtime_ns if cube is not None else 0,
     )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
     return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
+
+
+def _observed(collection: Collection) -> Observed:
+    table = collection.observations
+    fields = table["field"].to_pylist() if "field" in table.column_names else [""] * table.num_rows
+    rows = zip(table["observation_id"].to_pylist(), fields, table["band"].to_pylist(), table["status"].to_pylist(), strict=True)
+    return observed([(number, str(field or ""), band or "") for number, field, band, status in rows if status == "stored"],
+                    collection.bands)  # fmt: skip
 
 
 def _images(recipe: Recipe, cube: str | Path | None) -> CubeImages | None:
@@ -193,7 +206,7 @@ def _images(recipe: Recipe, cube: str | Path | None) -> CubeImages | None:
         )
     if cube is None:
         return None
-    images = images_of(local_place(cube))
+    images = images_of(local_place(cube), carried=recipe.codec == "carry")
     check_guard(images, recipe.split)
     return images
 
@@ -307,24 +320,38 @@ def _dropped(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _fit(parts: Sequence[str], plan: Plan, kept: Mapping[str, Any] | None) -> Robust:
-    """Return what outliers are measured by: the rule that is kept, or else exact order statistics of all rows."""
-    far = plan.recipe.outliers.far
-    if far is None:
-        return Robust()
-    if kept and tuple(kept["columns"]) == far.columns:
-        return Robust(far.columns, tuple(kept["middle"]), tuple(kept["half_width"]), kept["fitted_by"])
+    """Return what outliers are measured by and cells imputed with: rules that are kept, or order statistics of all rows."""
+    far = plan.recipe.outliers.far.columns if plan.recipe.outliers.far else ()
+    filled = tuple(fill.column for fill in plan.recipe.impute)
+    rule, fills = (kept["outliers"], kept["imputed"]) if kept else ({"columns": None}, {})
+    again = tuple(rule["columns"] or ()) != far
+    columns = tuple(dict.fromkeys([*(far if again else ()), *(name for name in filled if name not in fills)]))
+    found = _quantiles(parts, plan, columns)
+    values = tuple((name, fills[name] if name in fills else found[name][1]) for name in filled)
+    if not far:
+        return Robust(fills=values)
+    if not again:
+        return Robust(far, tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"], values)
+    widths = tuple((found[name][2] - found[name][0]) / 2 for name in far)
+    return Robust(far, tuple(found[name][1] for name in far), widths, FIRST, values)
+
+
+def _quantiles(parts: Sequence[str], plan: Plan, columns: tuple[str, ...]) -> dict[str, list[float]]:
+    """Return the `QUANTILES` of columns of all rows, exactly; 0 of one without a value."""
+    if not columns:
+        return {}
     each = len(QUANTILES)
-    prefixes = np.zeros(len(far.columns) * each, dtype=np.uint64)
+    prefixes = np.zeros(len(columns) * each, dtype=np.uint64)
     ranks = np.zeros(len(prefixes), dtype=np.int64)
     for done in range(PASSES):
-        found = run_tasks(count_part, list(parts), plan, far.columns, prefixes, done, each)
+        found = run_tasks(count_part, list(parts), plan, columns, prefixes, done, each)
         if not done:
             totals = np.sum([total for _, total in found], axis=0)
             ranks = np.array([int(q * max(0, n - 1)) for n in totals for q in QUANTILES], dtype=np.int64)
         prefixes, ranks = narrow(merge_counts([counts for counts, _ in found]), prefixes, ranks, done)
     values = from_sortable(prefixes).reshape(-1, each)
     values[totals == 0] = 0.0
-    return Robust(far.columns, tuple(values[:, 1].tolist()), tuple(((values[:, 2] - values[:, 0]) / 2).tolist()), FIRST)
+    return dict(zip(columns, values.tolist(), strict=True))
 
 
 def _diff(job: Job, index: pa.Table) -> Diff | None:
@@ -409,5 +436,8 @@ def documents(manifest: Mapping[str, Any], index_sha256: str) -> dict[str, str]:
 
 def survey_text(survey: Survey) -> str:
     """Return the survey description as a release keeps it: with the root wherever its reader has the sources."""
-    values = survey.model_dump(mode="json", by_alias=True, exclude_defaults=True) | {"root": "${SCALABLE_SOURCES:-.}"}
+    # The recipe stands beside it, not where its writer had it.
+    products = survey.products.model_copy(update={"release": ""})
+    values = survey.model_copy(update={"products": products}).model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    values |= {"root": "${SCALABLE_SOURCES:-.}"}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)

@@ -29,6 +29,7 @@ from scalable.io.parquet import read_leaf
 from scalable.report import plots
 from scalable.report.cutouts import cube_sections
 from scalable.report.page import Section, write_page
+from scalable.report.release import release_sections
 from scalable.report.sky_map import sky_map
 from scalable.report.style import Theme
 from scalable.report.training import labels_of, mixture_sections, redshift_sections
@@ -75,6 +76,7 @@ def write_run_page(
         lambda: _states(collection),
         lambda: _quality(survey, collection),
         lambda: _questions(survey, collection),
+        lambda: _release(products),
         lambda: [_how_to_open(collection, products)],
     ]
     sections = []
@@ -117,6 +119,11 @@ def _learnt(survey: Survey, collection: Collection, products: Path) -> list[Sect
         samples = {name: draw(side, MOST_POINTS, seed=1) for name, side in photoz_sides(photoz, batches).items()}
         sections += redshift_sections(open_model(products / "photoz.h5"), samples, labels_of(batches))
     return sections
+
+
+def _release(products: Path) -> list[Section]:
+    path = products / "release"
+    return release_sections(path) if path.exists() else []
 
 
 def _accounting(collection: Collection) -> Section:

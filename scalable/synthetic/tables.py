@@ -40,6 +40,10 @@ _BLOCK = 2880
 HeaderValue = str | int | float | bool
 
 
+RECIPE = Path(__file__).with_name("release.yaml")
+"""Of the release of a synthetic sky."""
+
+
 def write_tables(sky: Sky, folder: Path, *, bad: Sequence[str] = (), position_dtype: Literal["D", "E"] = "D") -> Path:
     """Write a sky as a survey: tables, index, truth and description.
 
@@ -293,6 +297,13 @@ def survey_yaml(spec: SkySpec) -> str:
         "license: CC0-1.0",
     ]
     return "\n".join(lines) + "\n"
+
+
+def add_release(folder: Path) -> None:
+    """Add the recipe of a release of a survey that `write_tables` wrote, all its bands and light curves."""
+    (folder / "release.yaml").write_text(RECIPE.read_text(encoding="utf-8"), encoding="utf-8")
+    path = folder / "survey.yaml"
+    path.write_text(path.read_text().replace("products:\n", "products:\n  release: release.yaml\n", 1))
 
 
 def _template_lines(spec: SkySpec) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import yaml
 
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
-from scalable.release.recipe import Recipe, open_recipe, parse_recipe
+from scalable.release.recipe import Recipe, parse_recipe
 from scalable.release.write import write_release
 from scalable.survey import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
-from scalable.synthetic.tables import write_tables
+from scalable.synthetic.tables import RECIPE, write_tables
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -39,16 +38,17 @@ def collection(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Colle
 
 
 def of_objects(**changes: Any) -> Recipe:
-    """Return the recipe of the example, with other fields."""
-    values = yaml.safe_load((EXAMPLES / "demo" / "release.yaml").read_text())
+    """Return the recipe of the demo without images, with other fields."""
+    values = yaml.safe_load(RECIPE.read_text()) | {"images": False, "split": {"order": 11, "guard_arcsec": 2, "folds": 4}}
     return parse_recipe(values | changes, "test")
 
 
 def of_detections(**changes: Any) -> Recipe:
     """Return a recipe that releases every detection, whole files beside them."""
-    values = yaml.safe_load((EXAMPLES / "demo" / "release.yaml").read_text())
-    for name in ("join", "statistics", "light_curves", "flags"):
+    values = yaml.safe_load(RECIPE.read_text())
+    for name in ("join", "statistics", "light_curves", "flags", "images"):
         del values[name]
+    values["split"] = {"order": 11, "guard_arcsec": 2, "folds": 4}
     columns = {"*": {"reason": "everything is released", "serves": "epochs", "ucd": "meta.note"}}
     values |= {
         "rows": "detections",
@@ -82,12 +82,8 @@ def copied(released: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe_file(tmp_path: Path) -> Callable[[dict[str, Any]], Recipe]:
-    """Write a recipe file and open it."""
-
-    def write(values: dict[str, Any]) -> Recipe:
-        path = tmp_path / "release.yaml"
-        path.write_text(yaml.safe_dump(values))
-        return open_recipe(path)
-
-    return write
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a recipe for objects."""
+    path = tmp_path_factory.mktemp("recipe") / "release.yaml"
+    path.write_text(yaml.safe_dump(of_objects().model_dump(mode="json", exclude_defaults=True)))
+    return path

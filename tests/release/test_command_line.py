@@ -11,7 +11,6 @@ from pathlib import Path
 import h5py
 import pytest
 from click.testing import CliRunner, Result
-from release.conftest import EXAMPLES
 
 from scalable.catalog.collection import Collection
 from scalable.cli import main
@@ -24,8 +23,10 @@ def scalable(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_release_verify_diff_and_to_fits(collection: Collection, sources: Path, released: Path, tmp_path: Path) -> None:
-    store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
+def test_release_verify_diff_and_to_fits(
+    collection: Collection, sources: Path, released: Path, recipe: Path, tmp_path: Path
+) -> None:
+    store = collection.path.parents[1]
     planned = scalable("release", store, recipe, "--into", tmp_path / "r", "--dry-run", "--json")
     plan = json.loads(planned.output)
     books = read_json(released / "release.json")["accounting"]
@@ -63,8 +64,8 @@ def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_the_job_releases_verifies_and_reports(collection: Collection, sources: Path, tmp_path: Path) -> None:
-    store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
+def test_the_job_releases_verifies_and_reports(collection: Collection, sources: Path, recipe: Path, tmp_path: Path) -> None:
+    store = collection.path.parents[1]
     command = (store, recipe, "--out", tmp_path / "r", "--workers", "2", "--level", "3", "--sources", sources)
     for words in (", verified:", " (there already), version"):
         found = job(*command)
@@ -81,14 +82,14 @@ def test_the_job_releases_verifies_and_reports(collection: Collection, sources: 
 
 
 def test_the_job_plans_and_says_what_is_wrong_without_a_traceback(
-    collection: Collection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    collection: Collection, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = importlib.util.spec_from_file_location("make_release", JOB)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    store, recipe = collection.path.parents[1], EXAMPLES / "demo" / "release.yaml"
+    store = collection.path.parents[1]
     assert module.main([str(store), str(recipe), "--out", str(tmp_path / "r"), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["rows_in"] == collection.accounting["objects"]
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,16 +14,20 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
+from click.testing import CliRunner
 from release.conftest import of_objects
+from release.test_verify import seal
 
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
+from scalable.cli import main
 from scalable.cube.contract import cutout_wcs, open_cube, raw_headers
 from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube
-from scalable.errors import SurveyError
+from scalable.errors import ExtraMissingError, SurveyError
 from scalable.io.runs import read_json
-from scalable.release.images import images_of
+from scalable.release.images import images_of, load_plugin, write_images
 from scalable.release.manifest import write_sums
 from scalable.release.read import open_release
 from scalable.release.recipe import Recipe
@@ -191,6 +197,17 @@ def test_a_change_of_the_images_is_found_and_named(spoiled: Path, change: Callab
     assert any(named in f"{finding.where}: {finding.problem}" for finding in found.findings), found
 
 
+@pytest.mark.parametrize("level", [3, pytest.param(4, marks=pytest.mark.long)])
+def test_images_that_were_swapped_and_sealed_again_are_found_in_the_source_images(spoiled: Path, sky: Path, level: int) -> None:
+    named = swap_images(spoiled)
+    seal(spoiled)
+    assert verify_release(spoiled, level=2).passed
+    found = verify_release(spoiled, level=level, sources=sky, samples=1000 if level == 3 else 1)
+    problems = [finding.problem for finding in found.findings if finding.level == level]
+    assert any(problem.startswith(f"{named}: image") for problem in problems), found
+    assert {finding.level for finding in found.findings} <= {3, level}
+
+
 def test_a_narrow_guard_band_a_missing_cube_and_a_missing_reason_are_refused(
     store: Collection, cube: Path, tmp_path: Path
 ) -> None:
@@ -200,9 +217,18 @@ def test_a_narrow_guard_band_a_missing_cube_and_a_missing_reason_are_refused(
     with pytest.raises(SurveyError, match="give the cube that write_cube wrote"):
         write_release(store, with_images(), into=tmp_path / "r")
     columns = {name: m for name, m in with_images().columns.items() if name != "image"}
-    with pytest.raises(SurveyError, match=r'image: \{reason: "…"\}'):
+    with pytest.raises(SurveyError, match=r'image: \{reason: "…", serves: "…"\}'):
         write_release(store, with_images().model_copy(update={"columns": columns}), into=tmp_path / "r", cube=cube)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_datasheet_says_what_the_images_are(imaged: Path) -> None:
+    answer = read_json(imaged / "datasheet.json")["composition_instances"]["answer"]
+    about = read_json(imaged / "release.json")["images"]
+    assert f"images of {about['objects_with_image']} of them in 5 bands, 12 x 12 pixels" in answer
+    assert "every pixel is the very one of the source" in answer
+    measured = about["pixels"][0] / sum(about["pixels"])
+    assert f"{measured:.1%} measured" in answer
 
 
 def test_images_alone_can_be_released(store: Collection, cube: Path, tmp_path: Path) -> None:
@@ -211,9 +237,15 @@ def test_images_alone_can_be_released(store: Collection, cube: Path, tmp_path: P
         values.pop(name, None)
     recipe = Recipe.model_validate(values)
     assert "image_mask" in plan_release(store, recipe, cube=cube)["images"]
-    write_release(store, recipe, into=tmp_path / "r", cube=cube)
+    (tmp_path / "release.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True)))
+    command = ["release", store.folder, tmp_path / "release.yaml", "--cube", cube, "--into", tmp_path / "r"]
+    command += ["--scheduler", "threads"]
+    made = CliRunner().invoke(main, [str(word) for word in command])
+    assert made.exit_code == 0, made.output
     release = open_release(tmp_path / "r")
     assert release.rows == store.accounting["objects"]
+    found = CliRunner().invoke(main, ["verify", str(tmp_path / "r"), "--scheduler", "threads"])
+    assert found.exit_code == 0, found.output
     assert release.columns == []
     assert set(json.loads(json.dumps(release.manifest["coverage"]))) == {"rows", "light curves", "images"}
 
@@ -233,3 +265,47 @@ def test_readers_give_images(imaged: Path) -> None:
         rows = len(file["object_id"])
     with xr.open_dataset(shard, engine="h5netcdf", phony_dims="access") as opened:
         np.testing.assert_array_equal(opened["image"].values, release.xarray()["image"].values[:rows])
+
+
+def test_pixels_that_were_carried_over_are_the_same_pixels(
+    store: Collection, cube: Path, imaged: Path, sky: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("hdf5plugin")
+    write_release(store, with_images(codec="carry"), into=tmp_path / "r", cube=cube)
+    carried, packed = (open_release(path).xarray() for path in (tmp_path / "r", imaged))
+    for name in ("image", "image_ivar", "image_mask", "image_state"):
+        np.testing.assert_array_equal(carried[name].values, packed[name].values)
+    found = verify_release(tmp_path / "r", level=3, sources=sky)
+    assert found.passed, found
+    with h5py.File(tmp_path / "r" / str(read_json(tmp_path / "r" / "release.json")["shards"][0]["path"])) as file:
+        assert file["image"].id.get_create_plist().get_filter(0)[0] == 32001
+
+
+def test_without_the_plugin_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_plugin({"recipe": {"codec": "deflate"}})
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    with pytest.raises(ExtraMissingError, match=r"pip install 'scalable-sky\[hdf5\]'"):
+        load_plugin({"recipe": {"codec": "carry"}})
+
+
+@pytest.mark.long
+def test_a_task_holds_a_few_blocks_of_pixels_however_many_objects_there_are(
+    sky: Path, store: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = store.objects.select("object_id", "object_ra", "object_dec").compute()
+    path = write_cube(stack_images(open_survey(sky / "survey.yaml"), objects, size=64), tmp_path / "cube")
+    monkeypatch.setattr("scalable.release.images.BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr("scalable.release.images.CHUNK_BYTES", 1 << 18)
+    images, ids = images_of(path), objects["object_id"].to_numpy()
+    whole = sum(one.row_bytes for one in images.variables) * len(ids)
+    peaks = []
+    for some in (ids[:20], ids):
+        with h5py.File(tmp_path / f"{len(some)}.h5", "w") as file:
+            tracemalloc.start()
+            write_images(file, images, some, {})
+            images.digest(some)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert whole > 16 << 20
+    assert max(peaks) < 6 << 20
+    assert peaks[1] < 1.3 * peaks[0]

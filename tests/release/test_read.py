@@ -18,6 +18,7 @@ from scalable.io.runs import read_json
 from scalable.release.exchange import diff_releases, to_fits
 from scalable.release.manifest import write_sums
 from scalable.release.read import BLOCK_BYTES, block_rows, open_release
+from scalable.release.verify import verify_release
 from scalable.testing import no_compute
 
 
@@ -190,6 +191,30 @@ def test_no_source_is_written_outside_of_the_folder(released: Path, tmp_path: Pa
     with pytest.raises(StoreError, match="outside of the folder"):
         to_fits(spoiled, tmp_path / "a" / "b")
     assert not list(tmp_path.rglob("escaped*"))
+
+
+@pytest.mark.parametrize("how", ["link", "external storage", "virtual"])
+def test_no_other_file_is_read_through_a_release(released: Path, tmp_path: Path, how: str) -> None:
+    spoiled = Path(shutil.copytree(released, tmp_path / "spoiled"))
+    shard = spoiled / str(read_json(released / "release.json")["shards"][0]["path"])
+    with h5py.File(tmp_path / "secret.h5", "w") as other, h5py.File(shard, "r+") as file:
+        other["ra"] = np.ones_like(file["ra"][()])
+        (tmp_path / "secret").write_bytes(other["ra"][()].tobytes())
+        n = len(file["ra"])
+        del file["ra"]
+        if how == "link":
+            file["ra"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "ra")
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((n,), "f8")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "ra", (n,))
+            file.create_virtual_dataset("ra", layout)
+        else:
+            file.create_dataset("ra", (n,), "f8", external=[(str(tmp_path / "secret"), 0, n * 8)])
+    write_sums(spoiled)
+    with pytest.raises(StoreError, match="ra leads out of the file"):
+        open_release(spoiled).numpy(["ra"])
+    found = verify_release(spoiled)
+    assert any("ra leads out of the file" in finding.problem for finding in found.findings), found
 
 
 def test_a_release_differs_from_itself_in_nothing_and_from_another_kind_not_at_all(

@@ -11,19 +11,25 @@ from pathlib import Path
 import dask
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
+from astropy.table import Table
 from release.conftest import of_detections, of_objects
 
 from scalable.catalog.bands import join_bands
 from scalable.catalog.collection import Collection
+from scalable.catalog.ingest import ingest
 from scalable.errors import StoreError, SurveyError
 from scalable.io.runs import read_json
 from scalable.release.datasheet import datasheet
+from scalable.release.observed import observed
 from scalable.release.read import open_release
 from scalable.release.recipe import COMPUTED, QUESTIONS
+from scalable.release.verify import verify_release
 from scalable.release.write import write_release
+from scalable.survey import open_survey
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -76,6 +82,36 @@ def test_values_are_those_of_the_catalogue_and_nulls_have_a_state(collection: Co
     assert missing > 0
 
 
+def test_a_band_without_a_detection_was_looked_at_or_not(collection: Collection, released: Path) -> None:
+    found, table = open_release(released).numpy(), collection.detections.compute()
+    observations = {row["observation_id"]: row for row in collection.observations.to_pylist()}
+    looked = {(row["field"], row["band"]) for row in observations.values()}
+    ids, bands, numbers = (table[name].to_pylist() for name in ("object_id", "band", "observation_id"))
+    seen = set(zip(ids, bands, strict=True))
+    fields = {}
+    for thing, number in zip(ids, numbers, strict=True):
+        fields.setdefault(thing, set()).add(observations[number]["field"])
+    unseen = 0
+    for thing, state in zip(found["object_id"].tolist(), found["J_Mag1_state"].tolist(), strict=True):
+        if (thing, "J") not in seen:
+            assert state == (1 if any((field, "J") in looked for field in fields[thing]) else 2)
+            unseen += 1
+        else:
+            assert state in (0, 3)
+    assert unseen > 0
+
+
+def test_where_nobody_looked_nothing_was_not_detected() -> None:
+    # Field a was observed in g and r, field b in g alone; object 1 lies in a, object 2 in b, object 3 in both.
+    known = observed([(5, "a", "g"), (6, "a", "r"), (7, "b", "g")], ("g", "r"))
+    table = pa.table({"band": ["g", "g", "g", "g"], "observation_id": [5, 7, 5, 7]})
+    absent = known.absent(table, np.array([0, 1, 2, 4]))
+    assert absent["__absent_g"].to_pylist() == [0, 0, 0]
+    assert absent["__absent_r"].to_pylist() == [1, 2, 1]
+    nameless = observed([(5, "", "g"), (6, "", "r")], ("g", "r"))
+    assert nameless.absent(table.slice(0, 1), np.array([0, 1]))["__absent_r"].to_pylist() == [2]
+
+
 def test_light_curves_beside_a_shard_are_those_of_its_objects(collection: Collection, released: Path) -> None:
     release = open_release(released)
     detections = collection.detections.compute()
@@ -120,7 +156,7 @@ def test_every_dataset_says_unit_meaning_and_reason(released: Path) -> None:
 def test_a_column_without_a_reason_is_refused_with_the_line_to_add(collection: Collection, tmp_path: Path) -> None:
     recipe = of_objects()
     columns = {name: meaning for name, meaning in recipe.columns.items() if name != "*_dMag1"}
-    with pytest.raises(SurveyError, match=r'J_dMag1: \{reason: "…", ucd: "…"\}'):
+    with pytest.raises(SurveyError, match=r'J_dMag1: \{reason: "…", ucd: "…", serves: "…"\}'):
         write_release(collection, recipe.model_copy(update={"columns": columns}), into=tmp_path / "r")
     assert not list(tmp_path.iterdir())
 
@@ -172,6 +208,27 @@ def test_nothing_is_written_over(collection: Collection, released: Path) -> None
         write_release(collection, of_objects(), into=released)
 
 
+def test_imputed_cells_say_so_and_what_they_were(collection: Collection, released: Path, sources: Path, tmp_path: Path) -> None:
+    recipe = of_objects(impute=[{"column": "J_Mag1", "reason": "a learner that takes no null"}])
+    with dask.config.set(scheduler="threads"):
+        write_release(collection, recipe, into=tmp_path / "r")
+        checked = verify_release(tmp_path / "r", level=3, sources=sources, samples=1000)
+    assert checked.passed, checked
+    before, after = open_release(released).numpy(), open_release(tmp_path / "r").numpy()
+    measured = before["J_Mag1_state"] == 0
+    assert 0 < np.count_nonzero(~measured) < len(measured)
+    values = np.sort(before["J_Mag1"][measured])
+    middle = values[int(0.5 * (len(values) - 1))]
+    np.testing.assert_array_equal(after["J_Mag1"], np.where(measured, before["J_Mag1"], middle))
+    np.testing.assert_array_equal(after["J_Mag1_state"], np.where(measured, 0, 5))
+    np.testing.assert_array_equal(after["J_Mag1_state_in_source"], before["J_Mag1_state"])
+    # Undone, it is what it was.
+    undone = np.where(after["J_Mag1_state"] == after["J_Mag1_state_in_source"], after["J_Mag1"], np.float32(np.nan))
+    np.testing.assert_array_equal(undone, before["J_Mag1"])
+    np.testing.assert_array_equal(after["outlier_distance"], before["outlier_distance"])
+    np.testing.assert_array_equal(after["H_Mag1"], before["H_Mag1"])
+
+
 def test_a_release_of_a_release_says_what_changed(collection: Collection, released: Path, tmp_path: Path) -> None:
     with dask.config.set(scheduler="threads"):
         write_release(collection, of_objects(), into=tmp_path / "same", parent=released)
@@ -205,3 +262,52 @@ def test_conditions_of_a_recipe_are_checked_before_anything_is_computed(collecti
     with pytest.raises(KeyError, match="Flux9"):
         write_release(collection, bad, into=tmp_path / "r")
     assert not list(tmp_path.iterdir())
+
+
+THIRTY = """
+survey: thirty
+root: .
+bands: [{bands}]
+observations: {{index: observations.csv, id: id, band: band, mjd: mjd}}
+files: {{format: fits, templates: [{{path: "{{band}}.fits"}}]}}
+columns:
+  ID: {{role: object_id, unit: "", description: Number of the object}}
+  RA: {{role: ra, unit: deg, description: Right ascension}}
+  DEC: {{role: dec, unit: deg, description: Declination}}
+  M: {{role: mag, unit: mag, description: Magnitude}}
+motivation: {{text: Thirty narrow bands., goal: Spectra., requirements: {{colour: every band}}}}
+query: {{text: drawn by lot}}
+license: CC0-1.0
+"""
+
+
+@pytest.mark.long
+def test_thirty_bands_are_thirty_columns_in_their_own_precision(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    bands = [f"b{number:02d}" for number in range(30)]
+    n = 40
+    place = {"ID": np.arange(n), "RA": rng.uniform(10, 11, n), "DEC": rng.uniform(-1, 0, n)}
+    magnitudes = {band: rng.normal(20, 1, n).astype(np.float32) for band in bands}
+    for band, values in magnitudes.items():
+        Table(place | {"M": values}).write(tmp_path / f"{band}.fits")
+    (tmp_path / "observations.csv").write_text("id,band,mjd\n" + "".join(f"{i + 1},{b},57000\n" for i, b in enumerate(bands)))
+    (tmp_path / "survey.yaml").write_text(THIRTY.format(bands=", ".join(bands)))
+    columns = {"*_M": {"reason": "colours", "serves": "colour", "ucd": "phot.mag"}}
+    recipe = of_objects(
+        join={"values": ["M"], "pick": "first"},
+        statistics=None,
+        light_curves=[],
+        select=[],
+        flags=[],
+        outliers={},
+        columns=columns,
+    )
+    with dask.config.set(scheduler="threads"):
+        collection = ingest(open_survey(tmp_path / "survey.yaml"), into=tmp_path / "store")
+        release = open_release(write_release(collection, recipe, into=tmp_path / "r"))
+    assert [name for name in release.columns if name.endswith("_M")] == [f"{band}_M" for band in bands]
+    assert release.manifest["information"]["bands"] == {"in": 30, "released": 30}
+    found = release.numpy()
+    for band in bands:
+        assert found[f"{band}_M"].dtype == np.float32
+        np.testing.assert_array_equal(found[f"{band}_M"], magnitudes[band][found["object_id"]])

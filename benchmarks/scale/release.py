@@ -1,0 +1,133 @@
+"""Images of a cube into the shards of a release, and a catalogue's rows back: MB/s of pixels, against h5py and xarray.
+
+python -m benchmarks.scale.release [OBJECTS]; caches warm, files on the disk of the temporary folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xarray as xr
+import zarr
+from isal import isal_zlib
+
+from scalable.io import hdf5_write
+from scalable.io.hdf5_write import create_chunked, new_file, write_rows
+from scalable.io.zarr import ShardedArray, create_array
+from scalable.release.images import carry_rows
+
+SHAPE, SHARD = (5, 64, 64), 256
+
+
+def cube(folder: Path, objects: int) -> ShardedArray:
+    """Write sky with noise and a source in the middle, in the counts of a detector, as a cube's image."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:64, :64] - 31.5
+    source = 400 * np.exp(-(x * x + y * y) / 18)
+    root = zarr.open_group(folder, mode="w", zarr_format=3)
+    shape = (objects, *SHAPE)
+    dims = ["object", "band", "y", "x"]
+    create_array(root, "image", shape=shape, dtype="float32", dims=dims, fill=np.nan, attributes={}, chunks=(1, *SHAPE),
+                 shards=(SHARD, *SHAPE))  # fmt: skip
+    array = ShardedArray.open(folder / "image")
+    for number in range(-(-objects // SHARD)):
+        rows = min(SHARD, objects - number * SHARD)
+        block = (rng.normal(100, 3, (rows, *SHAPE)) + source).astype(np.float32)
+        path = array.shard_path((number, 0, 0, 0))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(array.encode(block)))
+    return array
+
+
+def ours(array: ShardedArray, path: Path, rows: np.ndarray) -> None:
+    """Write rows as a shard of a release has them."""
+    with new_file(path) as file:
+        made = create_chunked(file, "image", (len(rows), *SHAPE), np.dtype("float32"), (12, *SHAPE))
+        for first in range(0, len(rows), 12 * 32):
+            write_rows(made, first, array.read(rows[first : first + 12 * 32]))
+
+
+def carried(array: ShardedArray, path: Path, rows: np.ndarray) -> None:
+    """Copy the chunks as the cube has them."""
+    with new_file(path) as file:
+        carry_rows(file, "image", array, rows)
+
+
+def plain(array: ShardedArray, path: Path, rows: np.ndarray, **options: object) -> None:
+    """Write the same through h5py."""
+    with h5py.File(path, "w") as file:
+        made = file.create_dataset("image", (len(rows), *SHAPE), "float32", chunks=(12, *SHAPE), **options)
+        for first in range(0, len(rows), 12 * 32):
+            made[first : first + 12 * 32] = array.read(rows[first : first + 12 * 32])
+
+
+def netcdf(array: ShardedArray, path: Path, rows: np.ndarray) -> None:
+    """Write the same through xarray."""
+    values = xr.Dataset({"image": (("object", "band", "y", "x"), array.read(rows))})
+    values.to_netcdf(path, engine="h5netcdf", encoding={"image": {"zlib": True, "shuffle": True, "complevel": 4}})
+
+
+def seconds(call: Callable[[], object], repeats: int = 3) -> float:
+    """Return the least of some times."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def run(objects: int = 2048) -> None:
+    """Measure, check and print."""
+    folder = Path(tempfile.mkdtemp())
+    array = cube(folder / "cube", objects)
+    rows = np.arange(objects)
+    pixels = array.read(rows)
+    megabytes = pixels.nbytes / 1e6
+    deflate = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
+    writers: dict[str, Callable[[Path], object]] = {
+        "scalable": partial(ours, array, rows=rows),
+        "scalable, carried": partial(carried, array, rows=rows),
+        "h5py, the same filters": lambda path: plain(array, path, rows, **deflate),
+        "h5py, no filter": lambda path: plain(array, path, rows),
+        "xarray to_netcdf, zlib": partial(netcdf, array, rows=rows),
+    }
+    rates = {}
+    for name, write in writers.items():
+        path = folder / "out.h5"
+        rates[name] = megabytes / seconds(lambda write=write, path=path: write(path))  # type: ignore[misc]
+        with h5py.File(path) as file:
+            # Carried pixels need the plugin.
+            assert "carried" in name or np.array_equal(file["image"][()], pixels)
+        share = path.stat().st_size / pixels.nbytes
+        print(f"{name:28} {rates[name]:7.0f} MB/s  {share:.3f} of raw")
+    for name in ("scalable", "scalable, carried"):
+        others = ", ".join(f"{rates[name] / rates[other]:.1f} x {other}" for other in list(writers)[2:])
+        print(f"{name}: {others}")
+    halves = np.array_split(rows, 2)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        list(pool.map(partial(ours, array), [folder / "w0.h5", folder / "w1.h5"], [rows[:12], rows[:12]]))
+        both = seconds(lambda: list(pool.map(partial(ours, array), [folder / "a.h5", folder / "b.h5"], halves)))
+    print(f"{'scalable, two processes':28} {megabytes / both:7.0f} MB/s  {megabytes / both / rates['scalable']:.2f} x one")
+    flat = [np.ascontiguousarray(pixels[n : n + 12].reshape(-1).view("u1").reshape(-1, 4).T) for n in range(0, 240, 12)]
+    size = sum(one.nbytes for one in flat)
+    for level in (0, 1, 2, 3):
+        spent = seconds(lambda level=level: [isal_zlib.compress(one.data, level) for one in flat])  # type: ignore[misc]
+        share = sum(len(isal_zlib.compress(one.data, level)) for one in flat) / size
+        name = f"igzip, level {level}{' (ours)' if level == hdf5_write.LEVEL else ''}"
+        print(f"{name:28} {size / 1e6 / spent:7.0f} MB/s  {share:.3f} of raw")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]) if len(sys.argv) > 1 else 2048)
