@@ -166,6 +166,21 @@ def test_damaged_tiles_name_file_and_hdu(tmp_path: Path) -> None:
         file.read(1)
 
 
+def test_a_stream_on_which_the_decoder_writes_beside_its_memory_is_refused_and_we_live(tmp_path: Path) -> None:
+    path = tmp_path / "a.fits"
+    pixels = np.random.default_rng(1).integers(0, 99, (24, 40)).astype(np.int32)
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(pixels, compression_type="HCOMPRESS_1", tile_shape=(24, 40))]).writeto(
+        path
+    )
+    raw = path.read_bytes()
+    at = raw.index(b"\xdd\x99")  # then come rows and columns
+    path.write_bytes(raw[: at + 2] + (20_000).to_bytes(4, "big") * 2 + raw[at + 10 :])
+    with FitsImage().opened(str(path)) as file:
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"a\.fits: HDU 1: its tiles cannot be decoded .*fetch the file again"):
+                file.read(1)
+
+
 def test_what_is_no_image_or_outside_is_refused_and_says_what_there_is(tmp_path: Path) -> None:
     path = tmp_path / "a.fits"
     table = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=[1, 2])])
