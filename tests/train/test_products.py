@@ -28,7 +28,7 @@ from scalable.train.metrics import metrics_of
 from scalable.train.model import open_model
 from scalable.train.photoz import WORDS
 from scalable.train.predict import sample_mixture
-from scalable.train.products import mixture_rows
+from scalable.train.products import mixture_rows, teach_photoz
 from scalable.train.tables import batches_of, left_out
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -127,6 +127,13 @@ def test_a_run_teaches_redshifts_judges_them_on_objects_unseen_and_predicts_ever
     (folder / "photoz.h5").unlink()
     run(survey, into=tmp_path / "store", only="products")
     assert (folder / "photoz.h5").read_bytes() == made
+
+
+def test_when_all_rows_are_on_one_side_the_survey_is_told(tmp_path: Path) -> None:
+    survey = galaxies(tmp_path / "sky", positions=True)
+    one_pixel = with_products(survey, photoz={**survey.products.photoz.model_dump(), "sky_order": 0})
+    with pytest.raises(SurveyError, match=r"0.25 of the pixels of order 0 are held out; take more rows, or finer pixels"):
+        teach_photoz(one_pixel.products.photoz, ingest(survey, into=tmp_path / "store"), checkpoint=tmp_path / "state")
 
 
 def test_tables_without_positions_teach_too(tmp_path: Path) -> None:
