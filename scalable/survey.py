@@ -619,6 +619,8 @@ class Survey(Part):
             for name in (*photoz.magnitudes, photoz.target):
                 if name not in self.columns:
                     raise ValueError(f"products.photoz: no column {name!r}; {nearest(name, self.columns)}")
+            if photoz.sky_order is not None and not self.has_positions:
+                raise ValueError("products.photoz.sky_order: no column has the roles ra and dec; leave it out")
             if photoz.reference and photoz.reference not in photoz.magnitudes:
                 choices = nearest(photoz.reference, photoz.magnitudes)
                 raise ValueError(f"products.photoz.reference: {photoz.reference!r} is none of the magnitudes; {choices}")

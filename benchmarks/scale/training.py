@@ -31,7 +31,7 @@ from sklearn.mixture import GaussianMixture as PeerMixture
 
 from scalable.kernels.features import Features
 from scalable.kernels.mixture import Parameters
-from scalable.train.batches import Batches
+from scalable.train.batches import Batches, arrays
 from scalable.train.components import PCA
 from scalable.train.incremental import MLPRegressor
 from scalable.train.linear import Lasso, LinearRegression, Ridge
@@ -203,7 +203,7 @@ def peer_mixture(paths: list[Path]) -> dict[str, Any]:
     peer = PeerMixture(
         5, tol=0.0, max_iter=PASSES, weights_init=given.weights, means_init=given.means, precisions_init=precisions
     )
-    batches = batches_of(pa.table(dict(zip(NAMES, X.T, strict=True))), Features((), others=NAMES))
+    batches = arrays(X)
     theirs, ours = [], []
     with dask.config.set(scheduler="threads", num_workers=2):
         fit_together(batches, [given], kind="full", tol=0.0, floor=1e-6, max_iter=1)

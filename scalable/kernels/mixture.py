@@ -14,6 +14,8 @@ from scalable.errors import InputError
 Float = NDArray[np.float64]
 
 _TILE = 256
+_FACTORS = 16
+"""Rows under one logarithm: even a billion components make a product below 1e144."""
 _SUMS = {"reassoc", "contract", "nsz"}
 
 
@@ -122,9 +124,10 @@ def _expect(
             for i in range(used):
                 log[i] = constant[c]
             for j in range(d):
-                column, part, mean = columns[j], delta[c, j], means[c, j]
+                # A slice, for an index that might be negative would keep the loop from vector registers.
+                column, part, mean = columns[j, start : start + used], delta[c, j], means[c, j]
                 for i in range(used):
-                    part[i] = column[start + i] - mean
+                    part[i] = column[i] - mean
             for j in range(d):
                 for i in range(used):
                     y[i] = 0.0
@@ -143,14 +146,25 @@ def _expect(
             _exp_of(log, bits, used)
             for i in range(used):
                 sums[i] += log[i]
-        for i in range(used):
-            value = largest[i] + math.log(sums[i])
-            w = row_weights[start + i] if weighted else 1.0
-            log_likelihood += w * value
-            weight += w
-            sums[i] = w / sums[i]
-            if len(density) > 0:
-                density[start + i] = value
+        if weighted or len(density) > 0:
+            for i in range(used):
+                value = largest[i] + math.log(sums[i])
+                w = row_weights[start + i] if weighted else 1.0
+                log_likelihood += w * value
+                weight += w
+                sums[i] = w / sums[i]
+                if len(density) > 0:
+                    density[start + i] = value
+        else:
+            # A sum of logarithms is that of a product: each factor lies between 1 and the number of components.
+            for first in range(0, used, _FACTORS):
+                product = 1.0
+                for i in range(first, min(first + _FACTORS, used)):
+                    product *= sums[i]
+                    log_likelihood += largest[i]
+                    sums[i] = 1.0 / sums[i]
+                log_likelihood += math.log(product)
+            weight += used
         if not stats:
             continue
         for c in range(k):

@@ -109,11 +109,9 @@ def _moments(columns: Float, group: Int, weights: Float, groups: int) -> tuple[I
                     used[g] = 0
         else:
             for j in range(d):
-                for i in range(start, stop):
-                    tiles[0, j, i - start] = columns[j, i]
+                tiles[0, j, : stop - start] = columns[j, start:stop]
             if weighted:
-                for i in range(start, stop):
-                    tile_weights[0, i - start] = weights[i]
+                tile_weights[0, : stop - start] = weights[start:stop]
             _absorb(tiles[0], tile_weights[0], stop - start, 0, rows, weight, mean, scatter, step)
     for g in range(groups):
         if used[g]:

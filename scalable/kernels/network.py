@@ -24,11 +24,12 @@ def _layer(inputs: Float, weights: Float, bias: Float, rectify: bool, out: Float
             for i in range(_TILE):
                 sums[i] = bias[j]
             for k in range(weights.shape[0]):
-                factor, row = weights[k, j], inputs[k]
+                factor, row = weights[k, j], inputs[k, start : start + used]
                 for i in range(used):
-                    sums[i] += factor * row[start + i]
+                    sums[i] += factor * row[i]
+            own = out[j, start : start + used]
             for i in range(used):
-                out[j, start + i] = max(sums[i], 0.0) if rectify else sums[i]
+                own[i] = max(sums[i], 0.0) if rectify else sums[i]
 
 
 def forward(columns: Float, weights: Sequence[Float], biases: Sequence[Float]) -> Float:

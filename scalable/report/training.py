@@ -139,16 +139,12 @@ def _variance(model: Model, batches: Batches) -> Section:
 def _metrics(model: Model) -> pa.Table:
     found = model.about["metrics"]
     folds = {name: [fold[name] for fold in found["folds"]] for name in DEFINITIONS}
-    columns = {
-        "metric": list(DEFINITIONS),
-        "training rows": [found["train"][name] for name in DEFINITIONS],
-        "definition": list(DEFINITIONS.values()),
-    }
+    columns: dict[str, Any] = {"metric": list(DEFINITIONS), "training rows": [found["train"][name] for name in DEFINITIONS]}
     if found["folds"]:
-        columns["unseen folds"] = [float(np.mean(folds[name])) for name in DEFINITIONS]
-        columns["spread"] = [float(np.std(folds[name], ddof=1)) if len(found["folds"]) > 1 else None for name in DEFINITIONS]
-    order = ["metric", "training rows", *(["unseen folds", "spread"] if found["folds"] else []), "definition"]
-    return pa.table({name: columns[name] for name in order})
+        columns["unseen rows"] = [float(np.mean(folds[name])) for name in DEFINITIONS]
+    if len(found["folds"]) > 1:
+        columns["spread of folds"] = [float(np.std(folds[name], ddof=1)) for name in DEFINITIONS]
+    return pa.table({**columns, "definition": list(DEFINITIONS.values())})
 
 
 def _of_mixture(model: Model, batches: Batches, sample: Sample) -> list[Section]:

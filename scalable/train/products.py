@@ -7,6 +7,7 @@ from pathlib import Path
 from scalable.catalog.bands import join_bands
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.collection import Collection
+from scalable.errors import InputError, SurveyError
 from scalable.kernels.features import ClassRule, Features
 from scalable.survey import Mixture, PhotoZ, Survey
 from scalable.train.batches import Batches
@@ -53,6 +54,13 @@ def teach_photoz(wanted: PhotoZ, collection: Collection, *, checkpoint: Path) ->
     """Teach an estimator redshifts, and measure it on the rows held out; computes."""
     batches, features = photoz_rows(wanted, collection)
     train, unseen = photoz_sides(wanted, batches).values()
-    model = fit_photoz(train, features, target=wanted.target, estimator=wanted.estimator, folds=0, checkpoint=checkpoint)
-    metrics = {**model.about["metrics"], "folds": [overall(model, unseen)]}
+    try:
+        model = fit_photoz(train, features, target=wanted.target, estimator=wanted.estimator, folds=0, checkpoint=checkpoint)
+        metrics = {**model.about["metrics"], "folds": [overall(model, unseen)]}
+    except InputError as error:
+        what = "objects" if wanted.sky_order is None else f"pixels of order {wanted.sky_order}"
+        raise SurveyError(
+            f"products.photoz: {error}. Or all rows are on one side: {wanted.held_out:g} of the {what} are held out; take more "
+            "rows, or finer pixels"
+        ) from error
     return described(model, metrics=metrics, left_out=left_out(batches))

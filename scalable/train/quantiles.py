@@ -33,7 +33,7 @@ def exact_quantiles(
     prefixes, ranks = np.zeros(groups * wanted, np.uint64), np.zeros(groups * wanted, np.int64)
     rows, share = np.zeros(groups, np.int64), np.zeros((groups, len(levels)))
     for done in range(PASSES):
-        counts = merge_counts(batches.each(_count, numbers, wanted, prefixes, done, shared))
+        counts = merge_counts([np.zeros((0, 3), np.int64), *batches.each(_count, numbers, wanted, prefixes, done, shared)])
         if done == 0:
             rows = np.bincount(counts[:, 0], weights=counts[:, 2], minlength=groups * wanted).astype(np.int64)[::wanted]
             place = np.maximum(rows - 1, 0)[:, None] * np.asarray(levels, dtype=np.float64)

@@ -161,8 +161,9 @@ def rows_of(data: Any, rules: Mapping[str, ColumnRule] | None = None, *, split: 
     if isinstance(data, Catalog):
         return data.columns, [CatalogRows(replace(data, partitions=(partition,))) for partition in data.partitions]
     if isinstance(data, pa.Table):
-        cuts = range(0, max(data.num_rows, 1), PART_ROWS)
-        return Schema.from_arrow(data.schema), [TableRows(data.slice(start, PART_ROWS)) for start in cuts]
+        parts = max(1, -(-data.num_rows // PART_ROWS))
+        step = max(1, -(-data.num_rows // parts))
+        return Schema.from_arrow(data.schema), [TableRows(data.slice(n * step, step)) for n in range(parts)]
     if isinstance(data, str | Path) or (isinstance(data, Sequence) and all(isinstance(part, str | Path) for part in data)):
         return rows_of_files(data, rules)
     return _rows_of_blocks(data, rules or {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -58,12 +58,14 @@ class TablePart:
 
     def _block(self, table: pa.Table) -> tuple[Block, dict[str, int]]:
         columns, kept, reasons = build(table, self.features, dict(self.null_states))
-        own = np.flatnonzero(kept)
+        # Most tables lack nothing, and a slice copies nothing.
+        own: Any = slice(None) if columns.shape[1] == len(kept) else np.flatnonzero(kept)
         extra = [floats(table, name)[own] for name in (self.target, self.weight) if name]
-        known = np.isfinite(np.array(extra)).all(axis=0) if extra else np.ones(len(own), dtype=bool)
+        known = np.logical_and.reduce([np.isfinite(values) for values in extra]) if extra else np.True_
         if not known.all():
             reasons["no target or weight"] = int(np.count_nonzero(~known))
-            columns, extra, own = np.ascontiguousarray(columns[:, known]), [part[known] for part in extra], own[known]
+            own = np.flatnonzero(kept)[known]
+            columns, extra = np.ascontiguousarray(columns[:, known]), [values[known] for values in extra]
         target = extra[0] if self.target else None
         weight = extra[-1] if self.weight else None
         keys = _id_keys(table[self.key])[own] if self.key else None

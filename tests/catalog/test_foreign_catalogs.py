@@ -257,7 +257,7 @@ arguments = ImportArguments(
     pixel_threshold=150, highest_healpix_order=8, progress_bar=False,
 )
 if __name__ == "__main__":
-    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as client:
         pipeline_with_client(arguments, client)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, capture_output=True)

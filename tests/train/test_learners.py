@@ -100,7 +100,7 @@ def test_a_forest_does_not_depend_on_chunks_workers_or_spilling_and_knows_its_er
     test, truth = table(1200, seed=1)
     settings: dict[str, Any] = {"trees": 12, "max_depth": 8}
     whole = RandomForest(**settings).fit(X, y)
-    with Client(n_workers=1, threads_per_worker=4, processes=False, dashboard_address=None):
+    with Client(n_workers=1, threads_per_worker=4, processes=False, dashboard_address=":0"):
         found = RandomForest(**settings, scratch=tmp_path).fit(streaming(arrays(X, y, part_rows=200)))
     np.testing.assert_allclose(found.predict(test), whole.predict(test), rtol=1e-10)
     assert list(tmp_path.iterdir()) == []

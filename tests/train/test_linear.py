@@ -74,7 +74,7 @@ def test_one_and_four_workers_agree_to_the_bit() -> None:
     batches = arrays(X, y, part_rows=400)
     found = []
     for workers in (1, 4):
-        with Client(n_workers=1, threads_per_worker=workers, processes=False, dashboard_address=None):
+        with Client(n_workers=1, threads_per_worker=workers, processes=False, dashboard_address=":0"):
             found.append(Ridge(None).fit(batches).coef_)
     with dask.config.set(scheduler="threads"):
         found.append(Ridge(None).fit(batches).coef_)

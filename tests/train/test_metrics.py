@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from scalable.errors import InputError
 from scalable.kernels.metrics import DEFINITIONS, PdfSums, bin_cde, bin_crps, bin_pit
 from scalable.train.batches import arrays
 from scalable.train.metrics import metrics_of, pdf_metrics, point_metrics
@@ -60,6 +61,11 @@ def test_perfect_redshifts_have_no_error_and_an_empty_bin_no_number() -> None:
     found = point_metrics(arrays(np.column_stack([z, z, z])), {"z": np.array([0.0, 2.0, 3.0])}).to_pylist()
     assert found[2]["rows"] == 0
     assert np.isnan([found[2][name] for name in DEFINITIONS]).all()
+
+
+def test_no_row_at_all_is_said_and_not_measured() -> None:
+    with pytest.raises(InputError, match="no row to learn from"):
+        point_metrics(arrays(np.zeros((0, 2))))
 
 
 def test_quantiles_are_those_of_numpy_to_the_bit() -> None:

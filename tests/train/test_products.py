@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -15,16 +16,22 @@ import pytest
 from astropy.table import Table
 
 from scalable.catalog.catalog import open_catalog
+from scalable.catalog.ingest import ingest
 from scalable.errors import SurveyError
 from scalable.pipeline import run
 from scalable.survey import PhotoZ, Survey, open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import add_mixture, write_tables
 from scalable.train.batches import fold_of
+from scalable.train.components import Standardizer
 from scalable.train.metrics import metrics_of
 from scalable.train.model import open_model
 from scalable.train.photoz import WORDS
 from scalable.train.predict import sample_mixture
+from scalable.train.products import mixture_rows, teach_photoz
+from scalable.train.tables import batches_of, left_out
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +129,13 @@ def test_a_run_teaches_redshifts_judges_them_on_objects_unseen_and_predicts_ever
     assert (folder / "photoz.h5").read_bytes() == made
 
 
+def test_when_all_rows_are_on_one_side_the_survey_is_told(tmp_path: Path) -> None:
+    survey = galaxies(tmp_path / "sky", positions=True)
+    one_pixel = with_products(survey, photoz={**survey.products.photoz.model_dump(), "sky_order": 0})
+    with pytest.raises(SurveyError, match=r"0.25 of the pixels of order 0 are held out; take more rows, or finer pixels"):
+        teach_photoz(one_pixel.products.photoz, ingest(survey, into=tmp_path / "store"), checkpoint=tmp_path / "state")
+
+
 def test_tables_without_positions_teach_too(tmp_path: Path) -> None:
     run(galaxies(tmp_path / "rows", positions=False), into=tmp_path / "store")
     model = open_model(tmp_path / "store" / "products" / "0001" / "photoz.h5")
@@ -150,3 +164,29 @@ def test_what_cannot_be_learnt_is_refused_with_the_description(tmp_path: Path, w
 
 def test_a_survey_may_name_every_estimator() -> None:
     assert set(get_args(PhotoZ.model_fields["estimator"].annotation)) == set(WORDS)
+
+
+@pytest.mark.long
+def test_the_stars_of_the_real_survey_are_those_that_were_counted_by_hand(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALABLE_DATA", str(data))
+    survey = open_survey(EXAMPLES / "vvv" / "survey.yaml")
+    with dask.config.set(scheduler="threads"):
+        stars = batches_of(*mixture_rows(survey, survey.products.mixture, ingest(survey, into=tmp_path / "store")))
+        found = Standardizer().fit(stars)
+    assert left_out(stars) == {"used": 21_196, "class": 30_000 - 21_212, "non_detection": 16}
+    np.testing.assert_allclose(found.centre_, (-0.1516, 1.3375), atol=5e-5)
+    np.testing.assert_allclose(found.scale_, (0.1711, 0.3889), atol=5e-5)
+
+
+@pytest.mark.long
+def test_a_run_teaches_the_real_galaxies_and_judges_by_pixels_unseen(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "des_dnf", tmp_path / "des")
+    shutil.copy(data / "photoz" / "des_dnf" / "valid.fits", tmp_path / "des")
+    survey = open_survey(tmp_path / "des" / "survey.yaml")
+    with dask.config.set(scheduler="threads"):
+        run(survey, into=tmp_path / "store")
+    model = open_model(tmp_path / "store" / "products" / "0001" / "photoz.h5")
+    assert model.about["left_out"]["not_observed"] == 46
+    assert 0.01 < model.about["metrics"]["folds"][0]["median_abs"] < 0.02
