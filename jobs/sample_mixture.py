@@ -32,19 +32,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def table_of(paths: Sequence[Path]) -> Any:
-    """Return a store's objects, a catalogue, or files."""
-    if len(paths) == 1 and paths[0].is_dir():
-        return scalable.open_collection(paths[0]).objects if (paths[0] / "current").exists() else scalable.open_catalog(paths[0])
-    return list(paths)
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fit, draw and compare, and say what was done."""
     start = time.monotonic()
     saved, sample = args.out / "mixture.h5", args.out / "sample.parquet"
     skipped = [path.name for path in (saved, sample) if path.exists()]
-    table = table_of(args.data)
+    table = scalable.open_rows(args.data)
     with scalable.connect(args.scheduler, workers=args.workers):
         if saved.exists():
             model = scalable.open_model(saved)

@@ -38,13 +38,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def table_of(paths: Sequence[Path]) -> Any:
-    """Return a store's objects, a catalogue, or files."""
-    if len(paths) == 1 and paths[0].is_dir():
-        return scalable.open_collection(paths[0]).objects if (paths[0] / "current").exists() else scalable.open_catalog(paths[0])
-    return list(paths)
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fit, judge and save, and say what was done."""
     start = time.monotonic()
@@ -56,7 +49,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             model = scalable.open_model(args.out)
         else:
             model = scalable.fit_photoz(
-                table_of(args.data),
+                scalable.open_rows(args.data),
                 scalable.Features(tuple(args.magnitudes.split(",")), reference=args.reference),
                 target=args.target,
                 estimator=args.estimator,
@@ -68,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
             model.save(args.out)
             state.unlink(missing_ok=True)
-        judged = scalable.evaluate(model, table_of(args.test), rules=rules).to_pylist()[0] if args.test else None
+        judged = scalable.evaluate(model, scalable.open_rows(args.test), rules=rules).to_pylist()[0] if args.test else None
     return {
         "job": "train_photoz",
         "out": str(args.out),

@@ -76,6 +76,7 @@ _PUBLIC = {
     # learn
     "Features": "scalable.kernels.features",
     "ClassRule": "scalable.kernels.features",
+    "open_rows": "scalable.train.rows",
     "batches_of": "scalable.train.tables",
     "fit_photoz": "scalable.train.photoz",
     "estimator_of": "scalable.train.photoz",

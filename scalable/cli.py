@@ -585,18 +585,12 @@ def _edges(_: Any, __: Any, text: str | None) -> list[float]:
     return [low + (high - low) * n / count for n in range(count + 1)]
 
 
-def _table_of(paths: tuple[Path, ...]) -> Any:
-    """Return what paths name: a store's objects, a HATS catalogue, or files."""
-    if len(paths) == 1 and paths[0].is_dir():
-        return scalable.open_collection(paths[0]).objects if (paths[0] / "current").exists() else scalable.open_catalog(paths[0])
-    return list(paths)
-
-
 def _rules(survey: Path | None) -> dict[str, Any]:
     return dict(scalable.open_survey(survey).columns) if survey else {}
 
 
 data_argument = click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+split_option = click.option("--split", default="", metavar="NAME", help="Of a release: the rows of this split alone.")
 rules_option = click.option(
     "--survey", type=click.Path(path_type=Path), help="Survey description whose null rules and units the columns of files have."
 )
@@ -626,6 +620,7 @@ rules_option = click.option(
 @click.option("--key", default="", help="Column that identifies a row.")
 @click.option("--sky-order", type=int, help="Keep pixels of this HEALPix order together in folds.")
 @click.option("--seed", default=0, show_default=True)
+@split_option
 @rules_option
 @click.option("--model", type=click.Path(path_type=Path), default=Path("model.h5"), show_default=True, help="The file to write.")
 @click.option("--page", type=click.Path(path_type=Path), help="Write a page with plots.")
@@ -646,22 +641,25 @@ def train(
     key: str,
     sky_order: int | None,
     seed: int,
+    split: str,
     survey: Path | None,
     model: Path,
     page: Path | None,
     scheduler: str | None,
     workers: int | None,
 ) -> None:
-    """Teach a model redshifts, or fit a mixture, from a store, a catalogue or files (DATA) of any size."""
+    """Teach a model redshifts, or fit a mixture, from a store, a catalogue, a release or files (DATA) of any size."""
+    if split and test:
+        raise click.UsageError("--split is of the rows to learn from: judge the model with scalable evaluate --split test")
     features = scalable.Features(magnitudes, reference=reference, others=others, missing={"imputed": "keep", **missing})
-    how: dict[str, Any] = {"key": key, "sky_order": sky_order, "rules": _rules(survey)}
-    table = _table_of(data)
+    how: dict[str, Any] = {"key": key, "sky_order": sky_order, "rules": _rules(survey), "split": split}
+    table = scalable.open_rows(data)
     with _connected(scheduler, workers, default="threads"):
         if compare_all:
             if not (target and test):
                 raise click.UsageError("--compare needs --target and --test")
             whole = replace(features, missing={})
-            tables = (table, _table_of(test))
+            tables = (table, scalable.open_rows(test))
             train, judge = (scalable.batches_of(side, features, target=target, **how) for side in tables)
             sides = [scalable.batches_of(side, whole, target=target, **how) for side in tables]
             variants = scalable.usual_variants(train, judge)
@@ -679,7 +677,7 @@ def train(
             _show_criteria(found)
         found.save(model)
         if page is not None:
-            scalable.write_training_page(page, found, table, test=_table_of(test) if test else None, **how)
+            scalable.write_training_page(page, found, table, test=scalable.open_rows(test) if test else None, **how)
     out.print(repr(found), markup=False, soft_wrap=True)
     verb = f"scalable predict {model} DATA --to OUT" if target else f"scalable sample {model} --rows 100000 --to sample.parquet"
     out.print(f"saved in {model}; use it with: {verb}", markup=False, soft_wrap=True)
@@ -717,6 +715,7 @@ def _show_comparison(found: Any) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @data_argument
 @click.option("--bins", multiple=True, callback=_bins, metavar="NAME=A,B,...", help="Edges of bins of a feature or the target.")
+@split_option
 @rules_option
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @with_scheduler
@@ -724,13 +723,14 @@ def evaluate(
     model: Path,
     data: tuple[Path, ...],
     bins: dict[str, list[float]],
+    split: str,
     survey: Path | None,
     as_json: bool,
     scheduler: str | None,
     workers: int | None,
 ) -> None:
     """Measure MODEL on rows with known redshifts: every metric by its id, overall and in bins, and those of its p(z)."""
-    judged, table, how = scalable.open_model(model), _table_of(data), {"rules": _rules(survey)}
+    judged, table, how = scalable.open_model(model), scalable.open_rows(data), {"rules": _rules(survey), "split": split}
     with _connected(scheduler, workers, default="threads"):
         found = scalable.evaluate(judged, table, bins=bins, **how).to_pylist()
         if getattr(judged.estimator, "bins", None) is not None:
@@ -759,7 +759,7 @@ def predict(
     model: Path, data: tuple[Path, ...], to: Path, pdf: bool, survey: Path | None, scheduler: str | None, workers: int | None
 ) -> None:
     """Predict with MODEL for every row of a store, a catalogue or files (DATA)."""
-    found, table = scalable.open_model(model), _table_of(data)
+    found, table = scalable.open_model(model), scalable.open_rows(data)
     with _connected(scheduler, workers, default="threads"):
         if isinstance(table, list):
             rows = scalable.predict_files(table, found, to, pdf=pdf, rules=_rules(survey))

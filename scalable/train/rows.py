@@ -11,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scalable.catalog.catalog import Catalog
+from scalable.catalog.catalog import Catalog, open_catalog
+from scalable.catalog.collection import open_collection
 from scalable.errors import InputError
 from scalable.io.drivers import format_of, reader_for
 from scalable.io.reader import Source
 from scalable.io.regular import open_regular
 from scalable.io.rules import apply_rules, stored_schema
+from scalable.release.manifest import MANIFEST
+from scalable.release.read import open_release
 from scalable.schema import Column, Schema
 from scalable.survey import ColumnRule
 from scalable.train.batches import BLOCK_ROWS, PART_ROWS
@@ -150,6 +153,21 @@ def as_table(block: Block, columns: Sequence[str] | None = None) -> pa.Table:
 def _native(values: Any) -> Any:
     array = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def open_rows(paths: Sequence[str | Path]) -> Origin:
+    """Return what paths name: the objects of a store, a HATS catalogue, a release, or files of tables.
+
+    Raises
+    ------
+    StoreError
+        If a folder is none of them.
+    """
+    if len(paths) != 1 or not (folder := Path(paths[0])).is_dir():
+        return list(paths)
+    if (folder / "current").exists():
+        return open_collection(folder).objects
+    return open_release(folder) if (folder / MANIFEST).exists() else open_catalog(folder)
 
 
 def rows_of(data: Any, rules: Mapping[str, ColumnRule] | None = None, *, split: str = "") -> tuple[Schema, list[Rows]]:

@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scalable.catalog.collection import Collection
-from scalable.cli import main
+from scalable.cli import USAGE, main
 from scalable.io.runs import read_json
+from scalable.release.read import open_release
+from scalable.train.model import open_model
 
 JOB = Path(__file__).parents[2] / "jobs" / "make_release.py"
 
@@ -57,6 +59,22 @@ def test_release_verify_diff_and_to_fits(
     assert spoiled.exit_code == 4
     assert {finding["level"] for finding in json.loads(spoiled.output)["findings"]} == {1, 2}
     assert scalable("verify", tmp_path / "r", "--level", "4").exit_code == 2
+
+
+def test_a_model_learns_from_one_split_and_is_judged_on_another(released: Path, tmp_path: Path) -> None:
+    names = ["Y_Mag1", "J_Mag1", "H_Mag1"]
+    model, teach = tmp_path / "m.h5", ["--magnitudes", "Y_Mag1,J_Mag1", "--target", "H_Mag1", "--estimator", "ridge"]
+    taught = scalable("train", released, *teach, "--folds", "2", "--split", "train", "--model", model)
+    assert taught.exit_code == 0, taught.output
+    rows = open_release(released).pandas(names)
+    assert open_model(model).about["rows"] == len(open_release(released).pandas(names, split="train").dropna())
+    judged = scalable("evaluate", model, released, "--split", "test", "--json")
+    test = open_release(released).pandas(names, split="test").dropna()
+    assert 0 < len(test) < len(rows)
+    assert [row["rows"] for row in json.loads(judged.stdout)] == [len(test)]
+    refused = scalable("train", released, *teach, "--split", "train", "--test", released)
+    assert refused.exit_code == USAGE
+    assert "scalable evaluate --split test" in refused.output
 
 
 def job(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
