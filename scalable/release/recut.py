@@ -32,12 +32,21 @@ def check_images(folder: Path, survey: Survey, samples: int) -> Found:
     columns = [column for column in manifest["columns"] if column["in"] == "images"]
     if not columns:
         return
-    chosen = sampled(folder, samples)
+    chosen = sampled(folder, samples, _with_image(folder, manifest))
     shards = np.asarray(chosen["shard"].to_pylist())
     for path in dict.fromkeys(shards.tolist()):
         rows = chosen.filter(pa.array(shards == path))["row"].to_numpy()
         for first in range(0, len(rows), _OBJECTS):
             yield from _compare(folder, path, rows[first : first + _OBJECTS], columns, manifest, survey)
+
+
+def _with_image(folder: Path, manifest: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Return which rows of the index belong to an object that the cube had."""
+    has = []
+    for shard in manifest["shards"]:
+        with h5py.File(folder / shard["path"], "r") as file:
+            has.append(np.isfinite(file["image_ra"][()]))
+    return np.concatenate(has)
 
 
 def _compare(

@@ -99,11 +99,12 @@ def _first_card(kept: bytes, read: bytes) -> str:
     return f"card {here.decode('latin-1').strip()!r} is {there.decode('latin-1').strip()!r} in the source"
 
 
-def sampled(folder: Path, samples: int) -> pa.Table:
+def sampled(folder: Path, samples: int, among: NDArray[np.bool_] | None = None) -> pa.Table:
     """Return the entries of the index with the smallest digests: as good as drawn by lot, and the same for everybody."""
     index = read_leaf(folder / names.INDEX)
     digests = np.frombuffer(b"".join(row[:8] for row in index["row_digest"].to_pylist()), ">u8")
-    return index.take(pa.array(np.sort(np.argsort(digests, kind="stable")[:samples])))
+    rows = np.arange(len(digests)) if among is None else np.flatnonzero(among)
+    return index.take(pa.array(np.sort(rows[np.argsort(digests[rows], kind="stable")[:samples]])))
 
 
 def check_samples(folder: Path, survey: Survey, samples: int) -> Found:

@@ -303,7 +303,9 @@ def add_release(folder: Path) -> None:
     """Add the recipe of a release of a survey that `write_tables` wrote, all its bands and light curves."""
     (folder / "release.yaml").write_text(RECIPE.read_text(encoding="utf-8"), encoding="utf-8")
     path = folder / "survey.yaml"
-    path.write_text(path.read_text().replace("products:\n", "products:\n  release: release.yaml\n", 1))
+    text = path.read_text().replace("products:\n", "products:\n  release: release.yaml\n", 1)
+    # A shard for each of ninety tiny leaves would cost more than all that is in them.
+    path.write_text(text.replace("leaf_mb: 0.25", "leaf_mb: 1"))
 
 
 def _template_lines(spec: SkySpec) -> list[str]:
