@@ -197,7 +197,8 @@ def test_a_change_of_the_images_is_found_and_named(spoiled: Path, change: Callab
     assert any(named in f"{finding.where}: {finding.problem}" for finding in found.findings), found
 
 
-@pytest.mark.parametrize("level", [3, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("level", [3, 4])
 def test_images_that_were_swapped_and_sealed_again_are_found_in_the_source_images(spoiled: Path, sky: Path, level: int) -> None:
     named = swap_images(spoiled)
     seal(spoiled)
