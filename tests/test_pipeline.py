@@ -242,6 +242,7 @@ def test_the_preview_opens_in_astropy_with_units(report: RunReport) -> None:
     assert len(preview) == report.collection.accounting["objects"]
 
 
+@pytest.mark.long
 def test_a_run_without_its_images_stops_at_once_and_if_that_is_accepted_makes_the_rest_and_later_the_cutouts(
     tmp_path: Path,
 ) -> None:

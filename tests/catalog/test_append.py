@@ -94,7 +94,7 @@ GROUPINGS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any, list[int], Pat
 """Which skies to draw, how to ingest them in pieces, and where a row names its file."""
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.long if k == "reference" else []) for k in GROUPINGS])
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k == "id" else pytest.mark.long) for k in GROUPINGS])
 def test_in_whatever_pieces_files_come_the_store_is_that_of_all_at_once(
     tmp_path_factory: pytest.TempPathFactory, kind: str
 ) -> None:
@@ -302,6 +302,7 @@ def test_a_field_that_fills_up_is_cut_deeper_as_at_once(tmp_path: Path) -> None:
     assert contents(grown) == contents(whole)
 
 
+@pytest.mark.long
 def test_the_nights_of_a_synthetic_survey_give_the_whole(tmp_path: Path) -> None:
     write_tables(make_sky(SkySpec(seed=3, fields=2, stars_per_field=300, epochs=3)), tmp_path)
     text = (tmp_path / "survey.yaml").read_text()

@@ -179,7 +179,9 @@ ASKED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=str)
+@pytest.mark.parametrize(
+    "asked", [pytest.param(asked, id=str(asked), marks=[] if n in (2, 3) else pytest.mark.long) for n, asked in enumerate(ASKED)]
+)
 def test_one_three_and_twelve_partitions_give_the_rows_of_all_pairs(pair: tuple[Catalog, Catalog], asked: dict[str, Any]) -> None:
     left, right = pair
     assert len(left.leaves) > 12
@@ -310,7 +312,11 @@ def test_what_cannot_be_matched_is_said_before_anything_is_read(pair: tuple[Cata
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"k": 4}, {"how": "left", "k": 2}, {"how": "outer"}, {"one_to_one": True}, {"one_to_one": True, "how": "outer"}],
+    [
+        {"how": "left", "k": 2},
+        {"one_to_one": True, "how": "outer"},
+        *(pytest.param(how, marks=pytest.mark.long) for how in ({}, {"k": 4}, {"how": "outer"}, {"one_to_one": True})),
+    ],
 )
 def test_margins_give_the_rows_that_neighbouring_leaves_give(
     options: dict[str, Any], synthetic: Collection, tmp_path: Path

@@ -232,7 +232,9 @@ def kill_and_check(driver: Driver, case: Case, store: Path, whom: list[str], cha
     return kills
 
 
-@pytest.mark.parametrize(("name", "whom"), [("ingest", ["worker", "driver"]), ("append", ["worker"])], ids=["ingest", "append"])
+@pytest.mark.parametrize(
+    ("name", "whom"), [("ingest", ["worker", "driver"]), pytest.param("append", ["worker"], marks=pytest.mark.long)]
+)
 def test_killed_workers_and_killed_runs_cost_nothing_but_time(
     driver: Driver, cases: dict[str, Case], tmp_path: Path, name: str, whom: list[str]
 ) -> None:

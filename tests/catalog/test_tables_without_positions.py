@@ -361,7 +361,7 @@ def test_where_nothing_can_be_stored_the_reason_is_given(tmp_path: Path) -> None
         ({"columns": {"a": {"role": "ra"}}}, "columns: exactly one column must have role object_id, not none"),
         ({"columns": {"a": {"role": "ra"}, "i": {"role": "object_id"}}, "bands": ["J"]}, "must have role dec, not none"),
         ({"columns": {"d": {"role": "dec"}, "i": {"role": "object_id"}}, "bands": ["J"]}, "must have role ra, not none"),
-        ({"columns": {"f": {}}, "products": {"flux": "f"}}, "products: a table without positions has none of these"),
+        ({"columns": {"f": {}}, "products": {"flux": "f"}}, "products: a table without positions has none but photoz"),
         ({"columns": {"i": {"role": "object_id"}, "j": {"role": "object_id"}}}, "exactly one column must have role object_id"),
     ],
 )

@@ -101,14 +101,12 @@ def test_null_rules_states_and_missing_targets_are_counted(tmp_path: Path) -> No
     "estimator",
     [
         "linear",
-        "lasso",
-        GradientBoosting(5),
         RandomForest(5),
-        AdaBoost(4),
-        "neighbours",
-        "kernel",
-        "curve",
         MLPRegressor(epochs=2),
+        *(
+            pytest.param(other, marks=pytest.mark.long)
+            for other in ("lasso", GradientBoosting(5), AdaBoost(4), "neighbours", "kernel", "curve")
+        ),
     ],
     ids=str,
 )

@@ -46,6 +46,7 @@ def with_products(survey: Survey, **products: Any) -> Survey:
     return Survey.model_validate({**survey.model_dump(by_alias=True), "products": asked})
 
 
+@pytest.mark.long
 def test_a_run_fits_the_colours_of_stars_and_draws_from_them_once(tmp_path: Path) -> None:
     sky = make_sky(SkySpec(seed=3, fields=1, stars_per_field=500, epochs=1, bands=("Y", "J", "H"), epoch_bands=()))
     path = write_tables(sky, tmp_path)
