@@ -293,7 +293,8 @@ def fit_mixture(
     Parameters
     ----------
     data : Catalog, Batches, pyarrow.Table, path or sequence of paths
-        ``key`` and ``rules`` are handed on to `batches_of`, ``max_iter``, ``reg_covar`` and ``checkpoint`` to `GaussianMixture`.
+        ``key``, ``rules`` and ``split`` are handed on to `batches_of`, ``max_iter``, ``reg_covar`` and ``checkpoint`` to
+        `GaussianMixture`.
     features : Features
     components : int or sequence of int
         Of several the one with the least BIC is taken.
@@ -310,7 +311,7 @@ def fit_mixture(
     Model
         ``about["criteria"]`` lists for each number of components log likelihood per row in training and held out, BIC and AIC.
     """
-    table = {name: options.pop(name) for name in ("key", "rules", "sky_order") if name in options}
+    table = {name: options.pop(name) for name in ("key", "rules", "sky_order", "split") if name in options}
     batches = batches_of(data, features, **table)
     account = left_out(batches) if all(isinstance(part, TablePart) for part in batches.parts) else {}
     of = max(2, round(1 / held_out)) if held_out > 0 else 0
