@@ -77,6 +77,11 @@ def netcdf(array: ShardedArray, path: Path, rows: np.ndarray) -> None:
     values.to_netcdf(path, engine="h5netcdf", encoding={"image": {"zlib": True, "shuffle": True, "complevel": 4}})
 
 
+def packed(arrays: list[np.ndarray], level: int) -> list[bytes]:
+    """Pack arrays with zlib."""
+    return [zlib.compress(one.data, level) for one in arrays]
+
+
 def seconds(call: Callable[[], object], repeats: int = 3) -> float:
     """Return the least of some times."""
     times = []
@@ -105,7 +110,7 @@ def run(objects: int = 2048) -> None:
     rates = {}
     for name, write in writers.items():
         path = folder / "out.h5"
-        rates[name] = megabytes / seconds(lambda write=write, path=path: write(path))  # type: ignore[misc]
+        rates[name] = megabytes / seconds(partial(write, path))
         with h5py.File(path) as file:
             # Carried pixels need the plugin.
             assert "carried" in name or np.array_equal(file["image"][()], pixels)
@@ -122,8 +127,8 @@ def run(objects: int = 2048) -> None:
     flat = [np.ascontiguousarray(pixels[n : n + 12].reshape(-1).view("u1").reshape(-1, 4).T) for n in range(0, 120, 12)]
     size = sum(one.nbytes for one in flat)
     for level in (1, 4, 6):
-        spent = seconds(lambda level=level: [zlib.compress(one.data, level) for one in flat], 1)  # type: ignore[misc]
-        share = sum(len(zlib.compress(one.data, level)) for one in flat) / size
+        spent = seconds(partial(packed, flat, level), 1)
+        share = sum(map(len, packed(flat, level))) / size
         name = f"zlib, level {level}{' (ours)' if level == hdf5_write.LEVEL else ''}"
         print(f"{name:28} {size / 1e6 / spent:7.0f} MB/s  {share:.3f} of raw")
     shutil.rmtree(folder)

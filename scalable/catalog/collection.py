@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from scalable.catalog.catalog import Catalog, open_catalog
 from scalable.errors import MissingInputError, StoreError
-from scalable.io.atomic import point, publish
+from scalable.io.atomic import holding, point, publish
 from scalable.io.parquet import read_groups, read_leaf, read_schema
 from scalable.io.remote import Place, Url, place
 from scalable.io.runs import flat, read_json
@@ -211,17 +210,13 @@ def commit(store: Path, version: Path) -> Collection:
 
 @contextmanager
 def locked(store: Path) -> Iterator[None]:
-    """Hold the store's lock, which everything that changes a store takes; a killed process loses it by itself."""
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        lock = (store / "lock").open("w")
-    except OSError as error:
-        raise StoreError(f"{store}: the store cannot be written ({error}); choose another folder with --into") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{store}: another ingest or clean of this store is running; wait for it, then run again") from None
+    """Hold the store's lock, which everything that changes a store takes."""
+    with holding(
+        store,
+        unwritable=f"{store}: the store cannot be written",
+        instead="choose another folder with --into",
+        busy=f"{store}: another ingest or clean of this store is running; wait for it, then run again",
+    ):
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from scalable import __version__
 from scalable.catalog.catalog import Catalog
 from scalable.catalog.ingest import start
 from scalable.catalog.steps import LeafLoader
-from scalable.errors import StoreError
+from scalable.io.atomic import holding
 from scalable.io.layout import LeafInfo, catalog_properties
 from scalable.io.parquet import Leaf, known_leaf, write_leaf
 from scalable.io.remote import place
@@ -74,13 +73,12 @@ def working_on(path: Path, catalog: Catalog) -> Iterator[Begun]:
         If another process is writing it.
     """
     leaves, notes = path.parent / f".tmp-{path.name}", path.parent / f".tmp-{path.name}.notes"
-    notes.mkdir(parents=True, exist_ok=True)
-    with (notes / "lock").open("w") as lock:
-        try:
-            # A killed process loses it by itself.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{path}: another process is writing it; wait for it") from None
+    with holding(
+        notes,
+        unwritable=f"{path}: cannot be written",
+        instead="choose another folder",
+        busy=f"{path}: another process is writing it; wait for it",
+    ):
         yield _begin(leaves, notes, _identity(catalog))
 
 

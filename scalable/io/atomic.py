@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -82,6 +83,28 @@ def publish(folder: Path, destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     os.rename(folder, destination)
     sync(destination.parent)
+
+
+@contextmanager
+def holding(folder: Path, *, unwritable: str, instead: str, busy: str) -> Iterator[None]:
+    """Hold the lock of a folder, made if need be; a killed process loses it by itself.
+
+    Raises
+    ------
+    StoreError
+        With ``unwritable``, the system's reason and what to do ``instead``; with ``busy`` if another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise StoreError(f"{unwritable} ({error}); {instead}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(busy) from None
+        yield
 
 
 def sync(path: Path) -> None:

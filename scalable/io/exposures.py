@@ -10,13 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from scalable.errors import InputError, MissingInputError, ScalableError, SurveyError, nearest
 from scalable.io.fits_header import parse_header
 from scalable.io.image_reader import ImageFile, ImageHdu, ImageReader
-from scalable.io.remote import find_files, local_copy
+from scalable.io.observations import read_index
+from scalable.io.remote import find_files
 from scalable.schema import standard_unit
 from scalable.sky.grid import Footprint, footprint, read_wcs
 from scalable.survey import IMAGE_KEYS, Images, Sibling, Survey, is_remote
@@ -150,13 +149,7 @@ def _found(survey: Survey, rule: Images) -> list[ImageSource]:
 
 def _indexed(survey: Survey, rule: Images) -> list[ImageSource]:
     path = survey.confined(rule.index)
-    try:
-        with local_copy(path) as here:
-            index = pyarrow.csv.read_csv(here)
-    except FileNotFoundError:
-        raise MissingInputError(f"{path}: the index of images is not there; set images.index or root") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable CSV table: {error}") from error
+    index = read_index(path, "the index of images is not there; set images.index or root")
     columns = {name: key.column for name, key in rule.given().items() if key.column}
     columns |= {"plane": rule.plane} if rule.plane else {}
     for name, column in columns.items():

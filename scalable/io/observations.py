@@ -50,17 +50,29 @@ def read_observations(survey: Survey) -> pa.Table:
     return table.append_column("path", pa.array(paths))
 
 
-def _read_index(survey: Survey) -> pa.Table:
-    """Return the rows of the index, checked and sorted by id, its columns under the names that are stored."""
-    rule = survey.observations
-    path = survey.confined(rule.index)
+def read_index(path: str, absent: str) -> pa.Table:
+    """Return the rows of an index as its CSV file has them.
+
+    Raises
+    ------
+    MissingInputError
+        Saying ``absent``, if it is not there.
+    InputError
+        If it is no CSV table.
+    """
     try:
         with local_copy(path) as here:
-            index = pyarrow.csv.read_csv(here)
+            return pyarrow.csv.read_csv(here)
     except FileNotFoundError:
-        raise MissingInputError(f"{path}: the observation index is not there; set observations.index or root") from None
+        raise MissingInputError(f"{path}: {absent}") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not a readable CSV table: {error}") from error
+
+
+def _read_index(survey: Survey) -> pa.Table:
+    """Return the rows of the index, checked and sorted by id, its columns under the names that are stored."""
+    path = survey.confined(survey.observations.index)
+    index = read_index(path, "the observation index is not there; set observations.index or root")
     columns: dict[str, pa.ChunkedArray] = {}
     names = _column_names(survey)
     for key, source in names.items():

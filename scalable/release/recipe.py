@@ -248,28 +248,28 @@ def require_motives(survey: Survey, recipe: Recipe) -> tuple[Motivation, Query]:
         With the lines to add, if the survey or the recipe does not say why the release exists, where it came from, what may be
         done with it, or whom to ask.
     """
-    lines = []
-    if survey.motivation is None:
+    lines, motivation, query = list[str](), survey.motivation, survey.query
+    if motivation is None:
         lines.append('motivation: {text: "why the data set exists", goal: "first science goal", requirements: {depth: "…"}}')
-    elif not survey.motivation.goal or not survey.motivation.requirements:
+    elif not motivation.goal or not motivation.requirements:
         lines.append('motivation: {…, goal: "first science goal", requirements: {depth: "what the goal needs, as a number"}}')
-    if survey.query is None:
+    if query is None:
         lines.append('query: {text: "the archive query, word for word", endpoint: "…", data_release: "…", date: "…"}')
     if not survey.license:
         lines.append('license: "for example CC-BY-4.0"')
-    if lines:
+    if lines or motivation is None or query is None:
         raise SurveyError(f"{survey.name} cannot be released; add to its survey.yaml:\n  " + "\n  ".join(lines))
     missing = sorted(set(QUESTIONS) - COMPUTED - {name for name, text in recipe.datasheet.items() if text.strip()})
     if missing:
         asked = "\n".join(f'    {name}: "…"  # {QUESTIONS[name]}' for name in missing)
         raise SurveyError(f"{recipe.release} cannot be released; add to its recipe:\n  datasheet:\n{asked}")
-    known = survey.motivation.requirements  # type: ignore[union-attr]
+    known = motivation.requirements
     served = [(f"select.{p.name}", p.serves) for p in recipe.select]
     served += [(f"columns.{name}", m.serves) for name, m in recipe.columns.items() if m.serves]
     for where, serves in served:
         if serves not in known:
             raise SurveyError(f"{where}.serves: no requirement {serves!r} in motivation.requirements; {nearest(serves, known)}")
-    return survey.motivation, survey.query  # type: ignore[return-value]
+    return motivation, query
 
 
 def check_meanings(columns: list[tuple[Column, Meaning]]) -> None:

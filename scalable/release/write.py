@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections import Counter
@@ -20,7 +19,7 @@ from dask.base import tokenize
 from scalable.catalog.collection import Collection
 from scalable.cluster import run_tasks
 from scalable.errors import AccountingError, ColumnError, StoreError, SurveyError, nearest
-from scalable.io.atomic import publish, write_text
+from scalable.io.atomic import holding, publish, write_text
 from scalable.io.parquet import read_leaf, write_stream
 from scalable.io.remote import local_place
 from scalable.io.runs import read_arrow, read_json, write_json
@@ -221,17 +220,12 @@ def working_on(destination: Path, token: str) -> Iterator[Path]:
         If another process is writing it.
     """
     work = destination.parent / f".building-{destination.name}"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("w")
-    except OSError as error:
-        raise StoreError(f"{destination}: cannot be written ({error}); choose another folder") from error
-    with lock:
-        try:
-            # A killed process loses it by itself.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{destination}: another process is writing it; wait for it") from None
+    with holding(
+        work,
+        unwritable=f"{destination}: cannot be written",
+        instead="choose another folder",
+        busy=f"{destination}: another process is writing it; wait for it",
+    ):
         run = work / "run.json"
         if not run.exists() or read_json(run)["token"] != token:
             for name in ("parts", "headers", "release"):
