@@ -14,8 +14,9 @@ from astropy import units
 from astropy.table import QTable
 from click.testing import CliRunner, Result
 
-from scalable import cli
-from scalable.cli import FAULT, QUARANTINED, USAGE, main
+from scalable.cli import console
+from scalable.cli.console import FAULT, QUARANTINED, USAGE
+from scalable.cli.main import main
 from scalable.cube.contract import open_cube
 from scalable.errors import ClusterError
 from scalable.synthetic.images import ImageSpec, write_images
@@ -168,10 +169,10 @@ def test_a_night_is_planned_appended_run_and_listed(tmp_path: Path) -> None:
 
 def test_a_plain_console_shows_rate_and_time_left_of_every_long_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 1000))
-    monkeypatch.setattr(cli.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(now)))
     said: list[str] = []
-    monkeypatch.setattr(cli.console, "print", lambda text, **_: said.append(text))
-    with cli._display() as tell:
+    monkeypatch.setattr(console.console, "print", lambda text, **_: said.append(text))
+    with console.display() as tell:
         for stage in ("map", "plan", "reduce", "commit", "products"):
             for done in range(5):
                 tell(stage, done, 4, done * 10**8 if stage in ("map", "reduce") else 0)

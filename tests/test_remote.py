@@ -24,7 +24,8 @@ from scalable.catalog.append import append
 from scalable.catalog.collection import open_collection
 from scalable.catalog.ingest import find_inputs, ingest
 from scalable.catalog.sql import sql
-from scalable.cli import QUARANTINED, main
+from scalable.cli.console import QUARANTINED
+from scalable.cli.main import main
 from scalable.errors import InputError, MissingInputError, StoreError, SurveyError
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source

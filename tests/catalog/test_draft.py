@@ -11,7 +11,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 import scalable
-from scalable import cli
+from scalable.cli.console import FAULT, USAGE
+from scalable.cli.main import main
 from scalable.errors import InputError, MissingInputError, SurveyError
 from scalable.io.drivers import format_of
 from scalable.io.observations import read_observations
@@ -22,7 +23,7 @@ SKY = make_sky(SkySpec(seed=7, fields=2, stars_per_field=40, bands=("J", "Ks"), 
 
 
 def command(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_a_draft_is_never_written_over_what_is_there(folder: Path) -> None:
     [table, *_] = sorted((folder / "tables").iterdir())
     before = (folder / "survey.yaml").read_bytes(), (folder / "observations.csv").read_bytes()
     found = command("init", table, "--into", folder / "other.yaml")
-    assert found.exit_code == cli.USAGE
+    assert found.exit_code == USAGE
     assert "observations.csv: is there already; give --force" in " ".join(found.output.split())
     with pytest.raises(SurveyError, match=r"survey.yaml: is there already"):
         scalable.draft_survey([table], into=folder / "survey.yaml")
@@ -119,7 +120,7 @@ def test_no_file_an_absent_file_and_several_formats_are_refused(folder: Path) ->
     with pytest.raises(InputError, match=r"several: fits \(.*\), csv \(.*observations.csv\)"):
         scalable.draft_survey([table, folder / "observations.csv"], into=folder / "d" / "survey.yaml")
     found = command("init", folder / "truth.parquet", "--into", folder / "d" / "survey.yaml")
-    assert found.exit_code == cli.FAULT
+    assert found.exit_code == FAULT
     assert "is Parquet, which is not read yet" in " ".join(found.output.split())
     assert "Traceback" not in found.output
 

@@ -26,11 +26,11 @@ import surveys
 from click.testing import CliRunner
 from surveys import Observation, check_store, detections, fingerprint, read_member, write_survey
 
-from scalable import cli
 from scalable.catalog import ingest as stages
 from scalable.catalog import ingest_plan
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
+from scalable.cli.main import main
 from scalable.errors import InputError, MissingInputError, StoreError, SurveyError
 from scalable.survey import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
@@ -368,7 +368,7 @@ def test_a_store_whose_current_leads_nowhere_is_no_store(tmp_path: Path, target:
 
 def run_command(survey: Path, store: Path) -> Any:
     arguments = ["run", str(survey), "--into", str(store), "--only", "ingest", "--scheduler", "threads"]
-    return CliRunner().invoke(cli.main, arguments)
+    return CliRunner().invoke(main, arguments)
 
 
 def test_the_command_ends_with_3_where_files_were_set_aside_and_with_0_where_none_was(tmp_path: Path) -> None:

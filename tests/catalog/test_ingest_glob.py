@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from surveys import Observation, check_store, detections, write_survey
 
-from scalable import cli
 from scalable.catalog.check import check
 from scalable.catalog.ingest import ingest
+from scalable.cli.main import main
 from scalable.errors import InputError
 from scalable.survey import Survey, open_survey
 from scalable.synthetic.tables import write_fits
@@ -124,7 +124,7 @@ def test_the_command_runs_such_a_survey_and_explains_the_field(tmp_path: Path) -
         with_time(tmp_path, file)
     by_glob(tmp_path, KEYS)
     arguments = ["run", str(tmp_path / "survey.yaml"), "--into", str(tmp_path / "out"), "--scheduler", "sync"]
-    ran = CliRunner().invoke(cli.main, arguments)
+    ran = CliRunner().invoke(main, arguments)
     assert ran.exit_code == 0, ran.output
     assert "5 rows read = 5 stored + 0 rejected; 3 of 3 files" in ran.output
-    assert "night*/**/*.fits" in CliRunner().invoke(cli.main, ["help", "files.glob"]).output.replace("\n", " ")
+    assert "night*/**/*.fits" in CliRunner().invoke(main, ["help", "files.glob"]).output.replace("\n", " ")

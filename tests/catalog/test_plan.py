@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from surveys import fingerprint, leaf_paths, read_by_astropy
 
 import scalable
-from scalable import cli
 from scalable.catalog import collection, plan
 from scalable.catalog.collection import Collection
+from scalable.cli.console import USAGE
+from scalable.cli.main import main
 from scalable.errors import InputError
 from scalable.survey import Survey
 from scalable.synthetic.sky import SkySpec, make_sky
@@ -145,14 +146,14 @@ def copy_of_index(survey: Survey, folder: Path) -> Path:
 def test_the_commands_show_the_plan_and_write_nothing(survey: Survey, tmp_path: Path) -> None:
     path, store = str(survey.input_root / "survey.yaml"), str(tmp_path / "store")
     for arguments in (["plan", path, "--into", store], ["run", path, "--into", store, "--dry-run"]):
-        shown = CliRunner().invoke(cli.main, arguments)
+        shown = CliRunner().invoke(main, arguments)
         assert shown.exit_code == 0, shown.output
         for word in ("input", "rows", "leaves", "tasks", "memory", "disk"):
             assert f"\n{word} " in f"\n{shown.output}"
         assert "as the headers say" in shown.output
-        value = json.loads(CliRunner().invoke(cli.main, [*arguments, "--json"]).stdout.splitlines()[-1])
+        value = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout.splitlines()[-1])
         assert value.get("plan", value)["rows"] == value["rows"]
     assert list(tmp_path.iterdir()) == []
-    missing = CliRunner().invoke(cli.main, ["plan", "/nowhere/survey.yaml"])
-    assert missing.exit_code == cli.USAGE
+    missing = CliRunner().invoke(main, ["plan", "/nowhere/survey.yaml"])
+    assert missing.exit_code == USAGE
     assert "Traceback" not in missing.output

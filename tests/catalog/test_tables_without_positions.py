@@ -26,7 +26,6 @@ from surveys import fingerprint
 from test_ingest_failures import Killer
 
 import scalable
-from scalable import cli
 from scalable.catalog import ingest as stages
 from scalable.catalog import ingest_map, ingest_rows
 from scalable.catalog.append import append
@@ -35,6 +34,8 @@ from scalable.catalog.check import check
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.catalog.versions import list_versions
+from scalable.cli.console import QUARANTINED
+from scalable.cli.main import main
 from scalable.errors import ColumnError, InputError, QueryError, StoreError, SurveyError
 from scalable.io.delimited import DelimitedTable
 from scalable.io.parquet import cut_blocks
@@ -514,13 +515,13 @@ def test_the_command_checks_runs_and_answers(tmp_path: Path) -> None:
     }
     path.write_text(json.dumps(described))
     (tmp_path / "tables/9.csv").write_text("")
-    checked = CliRunner().invoke(cli.main, ["check", str(path)])
+    checked = CliRunner().invoke(main, ["check", str(path)])
     assert checked.exit_code == 0, checked.output
     assert "3 files, 55 rows" in checked.output
     assert "unreadable-file" in checked.output
     store = tmp_path / "out"
-    ran = CliRunner().invoke(cli.main, ["run", str(path), "--into", str(store), "--scheduler", "sync"])
-    assert ran.exit_code == cli.QUARANTINED, ran.output
+    ran = CliRunner().invoke(main, ["run", str(path), "--into", str(store), "--scheduler", "sync"])
+    assert ran.exit_code == QUARANTINED, ran.output
     assert "55 rows read = 55 stored + 0 rejected; 2 of 3 files\n" in ran.output
     assert "SELECT count(*) FROM rows" in ran.output
     assert "lsdb" not in ran.output
@@ -539,8 +540,8 @@ def test_the_command_checks_runs_and_answers(tmp_path: Path) -> None:
     # One in five is a sentinel that stands for a non-detection.
     assert '<th scope="col" class=n>non_detection</th></tr>' in page
     assert '<td>Mag</td><td class="n">44</td><td class="n">11</td>' in page
-    asked = CliRunner().invoke(cli.main, ["query", "SELECT count(*) AS n FROM rows WHERE Mag > 21", "--store", str(store)])
+    asked = CliRunner().invoke(main, ["query", "SELECT count(*) AS n FROM rows WHERE Mag > 21", "--store", str(store)])
     assert "31" in asked.output
     os.utime(path)
-    again = CliRunner().invoke(cli.main, ["run", str(path), "--into", str(store), "--scheduler", "sync"])
+    again = CliRunner().invoke(main, ["run", str(path), "--into", str(store), "--scheduler", "sync"])
     assert "there already: ingest" in again.output

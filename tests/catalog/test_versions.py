@@ -17,9 +17,10 @@ from click.testing import CliRunner
 from surveys import Observation, check_store, check_version, detections, fingerprint, write_survey
 
 import scalable
-from scalable import cli
 from scalable.catalog import collection as stores
 from scalable.catalog import versions
+from scalable.cli.console import FAULT
+from scalable.cli.main import main
 from scalable.errors import StoreError
 
 
@@ -214,7 +215,7 @@ def test_at_least_one_version_is_kept(store: Path) -> None:
 
 def test_the_commands_say_what_the_verbs_return(store: Path) -> None:
     def run(*arguments: str) -> str:
-        found = CliRunner().invoke(cli.main, [*arguments, "--store", str(store)])
+        found = CliRunner().invoke(main, [*arguments, "--store", str(store)])
         assert found.exit_code == 0, found.output
         return found.output
 
@@ -231,7 +232,7 @@ def test_the_commands_say_what_the_verbs_return(store: Path) -> None:
 
 def test_a_mistake_gets_a_message_and_no_traceback(tmp_path: Path) -> None:
     for verb in ("log", "clean"):
-        found = CliRunner().invoke(cli.main, [verb, "--store", str(tmp_path / "nowhere")])
-        assert found.exit_code == cli.FAULT
+        found = CliRunner().invoke(main, [verb, "--store", str(tmp_path / "nowhere")])
+        assert found.exit_code == FAULT
         assert "no committed version" in " ".join(found.output.split())
         assert "Traceback" not in found.output

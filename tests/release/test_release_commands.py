@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from scalable.catalog.collection import Collection
-from scalable.cli import USAGE, main
+from scalable.cli.console import USAGE
+from scalable.cli.main import main
 from scalable.io.runs import read_json
 from scalable.release.read import open_release
 from scalable.train.model import open_model

@@ -21,7 +21,7 @@ from release.test_verify import seal
 
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
-from scalable.cli import main
+from scalable.cli.main import main
 from scalable.cube.contract import cutout_wcs, open_cube, raw_headers
 from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube

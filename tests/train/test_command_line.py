@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from scalable.catalog.catalog import open_catalog
 from scalable.catalog.collection import Collection
-from scalable.cli import USAGE, main
+from scalable.cli.console import USAGE
+from scalable.cli.main import main
 from scalable.train.model import open_model
 
 

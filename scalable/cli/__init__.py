@@ -1,0 +1,1 @@
+"""`scalable <verb>`: parse, call one public function, show what it gave."""
