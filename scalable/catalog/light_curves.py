@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,14 @@ class LightCurves:
         curves = self.curve_of[band]
         if not len(values):
             return np.full(len(curves), empty)
-        found, missing = values[curves], curves < 0
-        if missing.any():
-            found[missing] = empty
+        found = np.take(values, curves)
+        found[self._without[band]] = empty
         return found
+
+    @cached_property
+    def _without(self) -> list[NDArray[np.int64]]:
+        """The objects without a light curve in each band."""
+        return [np.flatnonzero(curves < 0) for curves in self.curve_of]
 
 
 def light_curves(table: pa.Table, bands: Sequence[str], *, complete: bool = False) -> LightCurves:
@@ -90,4 +95,5 @@ def floats(table: pa.Table, name: str) -> NDArray[np.float64]:
 
 def nullable(values: NDArray[np.float64], dtype: pa.DataType) -> pa.Array:
     """Return a column with NaN as null: a catalogue knows no NaN."""
-    return pa.array(values, mask=np.isnan(values)).cast(dtype)
+    found = pa.array(values, mask=np.isnan(values))
+    return found if found.type == dtype else found.cast(dtype)

@@ -97,6 +97,8 @@ class MatchLoader:
         else:
             left_row, right_row, apart = match_nearest(left.vectors, right.vectors, self.radius_arcsec, self.k)
         own = inside(left.pixel[left_row], pixel)
+        if self.how == "inner":  # Pairs are sorted by left row, and rows lie along the sky.
+            return left_row[own], right_row[own], apart[own]
         lone_left = lone_right = np.zeros(0, dtype=np.int64)
         if self.how != "inner":
             lone_left = np.setdiff1d(np.flatnonzero(inside(left.pixel, pixel)), left_row)

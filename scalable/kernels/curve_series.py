@@ -28,14 +28,14 @@ def _largest(flux: Float, err: Float, offsets: Offsets, centre: Float) -> Float:
     return out
 
 
-def max_deviation(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+def max_deviation(flux: Float, err: Float, mjd: Float, offsets: Offsets, sums: Float) -> Float:
     """Return max |F - plain mean| / err; 0 for a constant source, NaN for fewer than two points."""
-    return _largest(flux, err, offsets, moments(flux, err, mjd, offsets)[:, MEAN])
+    return _largest(flux, err, offsets, sums[:, MEAN])
 
 
-def weighted_max_deviation(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+def weighted_max_deviation(flux: Float, err: Float, mjd: Float, offsets: Offsets, sums: Float) -> Float:
     """Return max |F - weighted mean| / err; 0 for a constant source, NaN for fewer than two points."""
-    centre = moments(flux, err, mjd, offsets)[:, WEIGHTED_MEAN]
+    centre = sums[:, WEIGHTED_MEAN]
     return np.where(np.isnan(centre), np.nan, _largest(flux, err, offsets, np.nan_to_num(centre)))
 
 
@@ -57,14 +57,14 @@ def _deviations(flux: Float, err: Float, offsets: Offsets, sums: Float) -> Float
     return out
 
 
-def deviations(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+def deviations(flux: Float, err: Float, mjd: Float, offsets: Offsets, sums: Float) -> Float:
     """Return what follows from the distances to the means, shape (groups, 2); NaN for fewer than two points.
 
     The columns are the share of points further from the mean than one standard deviation, 0 for a constant source, and Stetson's
     K (Stetson 1996): mean |d| over root mean d**2 of the residuals d = (F - weighted mean) / err, 0.798 for a Gaussian, 0.900
     for a sine, NaN for a constant source.
     """
-    return _deviations(flux, err, offsets, moments(flux, err, mjd, offsets))
+    return _deviations(flux, err, offsets, sums)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=VECTOR)
@@ -80,12 +80,12 @@ def _von_neumann(flux: Float, offsets: Offsets, sums: Float) -> Float:
     return out
 
 
-def von_neumann(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+def von_neumann(flux: Float, err: Float, mjd: Float, offsets: Offsets, sums: Float) -> Float:
     """Return von Neumann's ratio, sum (F[i+1] - F[i])**2 / (n - 1) over the variance (von Neumann 1941), ddof 1.
 
     NaN for a constant source or fewer than two points.
     """
-    return _von_neumann(flux, offsets, moments(flux, err, mjd, offsets))
+    return _von_neumann(flux, offsets, sums)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FINITE)
@@ -118,12 +118,12 @@ def max_slope(found: Float) -> Float:
     return np.where(found[:, 2] > 0, found[:, 1], np.nan)
 
 
-def eta_e(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
+def eta_e(flux: Float, err: Float, mjd: Float, offsets: Offsets, sums: Float) -> Float:
     """Return von Neumann's ratio of slopes in time, times span**2 / (n - 1)**2 (Kim et al. 2014).
 
     NaN for a constant source and where all points have one time.
     """
-    found, m2, n = _slopes(flux, mjd, offsets), moments(flux, err, mjd, offsets)[:, M2], np.diff(offsets)
+    found, m2, n = _slopes(flux, mjd, offsets), sums[:, M2], np.diff(offsets)
     some = (found[:, 2] > 0) & (m2 > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(some, found[:, 0] * found[:, 2] ** 2 / ((n - 1.0) ** 2 * m2), np.nan)
@@ -194,9 +194,15 @@ def stetson_j(flux: Float, err: Float, mjd: Float, offsets: Offsets) -> Float:
 
 
 _TIMED = ("flux", "err", "mjd")
-MAX_DEVIATION = Statistic("MaxDeviation", "largest |F - plain mean| / err, of at least two points", max_deviation, ucd="stat.max")
+MAX_DEVIATION = Statistic(
+    "MaxDeviation", "largest |F - plain mean| / err, of at least two points", max_deviation, ucd="stat.max", uses=moments
+)
 WEIGHTED_MAX_DEVIATION = Statistic(
-    "WeightedMaxDeviation", "largest |F - weighted mean| / err, of at least two points", weighted_max_deviation, ucd="stat.max"
+    "WeightedMaxDeviation",
+    "largest |F - weighted mean| / err, of at least two points",
+    weighted_max_deviation,
+    ucd="stat.max",
+    uses=moments,
 )
 BEYOND_ONE_SIGMA = Statistic(
     "BeyondOneSigma",
@@ -205,6 +211,7 @@ BEYOND_ONE_SIGMA = Statistic(
     "",
     deviations,
     ucd="stat.value",
+    uses=moments,
 )
 STETSON_K = Statistic(
     "StetsonK",
@@ -213,6 +220,7 @@ STETSON_K = Statistic(
     "",
     deviations,
     ucd="stat.value",
+    uses=moments,
 )
 VON_NEUMANN = Statistic(
     "VonNeumann",
@@ -220,6 +228,7 @@ VON_NEUMANN = Statistic(
     von_neumann,
     needs=_TIMED,
     ucd="stat.value",
+    uses=moments,
 )
 ETA_E = Statistic(
     "EtaE",
@@ -227,6 +236,7 @@ ETA_E = Statistic(
     eta_e,
     needs=_TIMED,
     ucd="stat.value",
+    uses=moments,
 )
 MAX_SLOPE = Statistic(
     "MaxSlope",

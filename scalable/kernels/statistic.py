@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,6 +58,8 @@ class Statistic:
         Which of ``flux``, ``err`` and ``mjd`` a point must have to count.
     ucd : str
         IVOA content descriptor of the output column.
+    uses : callable or None
+        A chunk of another statistic: what it returns for the same points is a fifth argument of this one's function.
 
     Examples
     --------
@@ -84,21 +86,26 @@ class Statistic:
     definition: str
     finalize: Callable[..., Float]
     unit: str = ""
-    chunk: Callable[[Float, Float, Float, Offsets], Float] | None = None
+    chunk: Callable[..., Float] | None = None
     combine: Callable[[Float, Float], Float] | None = None
     integer: bool = False
     needs: tuple[str, ...] = ("flux", "err")
     ucd: str = ""
+    uses: Callable[[Float, Float, Float, Offsets], Float] | None = None
 
     def __post_init__(self) -> None:
-        """Check what a point must have."""
+        """Check what a point must have, and that only what stands by itself is merged."""
         for role in self.needs:
             if role not in ROLES:
                 raise InputError(f"statistic {self.name!r} needs {role!r}; {nearest(role, ROLES)}")
+        if self.uses and self.combine:
+            raise InputError(
+                f"statistic {self.name!r} uses sums of the whole curve: its parts cannot be merged; leave out combine"
+            )
 
     def __dask_tokenize__(self) -> Any:
         """Name the statistic by what it says it is and by the code that computes it."""
-        code = tuple(told(function) for function in (self.finalize, self.chunk, self.combine))
+        code = tuple(told(function) for function in (self.finalize, self.chunk, self.combine, self.uses))
         return (self.name, self.definition, self.unit, self.integer, self.needs, self.ucd, code)
 
 
@@ -138,24 +145,23 @@ def evaluate(
     needed = {name for statistic in statistics for name in statistic.needs}
     given = zip(ROLES, (flux, err, mjd), strict=True)
     columns = {name: values for name, values in given if name in needed and values is not None}
+    works = list(dict.fromkeys((s.chunk or s.finalize, s.needs, s.uses) for s in statistics))
     for block, points, curves, gaps in _blocks(columns, offsets):
-        counted: dict[tuple[str, ...], tuple[Float, Float, Float, Offsets]] = {}
-        done = set()
-        for statistic in statistics:
-            work, needs = statistic.chunk or statistic.finalize, statistic.needs
-            if (work, needs) in done:
-                continue
-            done.add((work, needs))
-            if needs not in counted:
-                counted[needs] = points_that_count(*points, curves, needs) if gaps.intersection(needs) else (*points, curves)
-            part = work(*counted[needs])
+        counted: dict[frozenset[str], _Counted] = {}
+        for work, needs, uses in works:
+            lacking = gaps.intersection(needs)
+            if lacking not in counted:
+                counted[lacking] = _Counted(points_that_count(*points, curves, lacking) if lacking else (*points, curves))
+            part = counted[lacking].part(work, uses)
             if len(part) != len(curves) - 1:
+                names = [s.name for s in statistics if work in (s.chunk, s.finalize)]
                 raise InputError(
-                    f"statistic {statistic.name!r} gave an array of shape {part.shape} for {len(curves) - 1} light curves; "
+                    f"statistic {names[0]!r} gave an array of shape {part.shape} for {len(curves) - 1} light curves; "
                     "give one number for each, or from chunk one row"
                 )
             if (work, needs) not in made:
-                made[work, needs] = np.empty((groups, *part.shape[1:]))
+                # Column by column: what follows takes columns.
+                made[work, needs] = np.empty((groups, *part.shape[1:]), order="F")
             made[work, needs][block] = part
     found = {}
     for statistic in statistics:
@@ -167,9 +173,23 @@ def evaluate(
     return found
 
 
+class _Counted:
+    """The points of some curves that count for some statistics, and what was made of them."""
+
+    def __init__(self, points: tuple[Float, Float, Float, Offsets]) -> None:
+        self.points = points
+        self.made: dict[Callable[..., Float], Float] = {}
+
+    def part(self, work: Callable[..., Float], uses: Callable[..., Float] | None = None) -> Float:
+        """Return what a function makes of the points, once."""
+        if work not in self.made:
+            self.made[work] = work(*self.points, *([self.part(uses)] if uses else []))
+        return self.made[work]
+
+
 def _blocks(
     columns: Mapping[str, NDArray[Any]], offsets: Offsets
-) -> Iterator[tuple[slice, tuple[Float, Float, Float], Offsets, set[str]]]:
+) -> Iterator[tuple[slice, tuple[Float, Float, Float], Offsets, frozenset[str]]]:
     """Yield runs of whole curves, at least one: which, their points in double precision, offsets, and columns with gaps.
 
     The points stand in the same three buffers again and again.
@@ -188,7 +208,7 @@ def _blocks(
             if _settled(values[start:stop], buffers[name], 0.0 if name == "err" else -np.inf):
                 gaps.add(name)
         flux, err, mjd = (buffers[name][: stop - start] for name in ROLES)
-        yield slice(first, last), (flux, err, mjd), offsets[first : last + 1] - start, gaps
+        yield slice(first, last), (flux, err, mjd), offsets[first : last + 1] - start, frozenset(gaps)
         first = last
 
 
@@ -205,7 +225,7 @@ def _settled(values: NDArray[Any], out: Float, above: float) -> bool:
 
 
 def points_that_count(
-    flux: Float, err: Float, mjd: Float, offsets: Offsets, needs: Sequence[str]
+    flux: Float, err: Float, mjd: Float, offsets: Offsets, needs: Collection[str]
 ) -> tuple[Float, Float, Float, Offsets]:
     """Return the points at which everything in ``needs`` is finite, and errors positive."""
     good = np.ones(len(flux), dtype=np.bool_)

@@ -216,6 +216,28 @@ def test_statistics_with_the_same_chunk_share_one_pass() -> None:
     assert calls == [5]
 
 
+def test_what_a_statistic_uses_is_made_once_of_the_points_that_count_for_it() -> None:
+    calls = []
+
+    def total(flux: Float, err: Float, mjd: Float, offsets: NDArray[np.int64]) -> Float:
+        calls.append(flux.tolist())
+        return np.add.reduceat(flux, offsets[:-1])[:, None]
+
+    def share(flux: Float, err: Float, mjd: Float, offsets: NDArray[np.int64], sums: Float) -> Float:
+        return flux[offsets[:-1]] / sums[:, 0]
+
+    plain = Statistic("Sum", "sum", lambda sums: sums[:, 0], chunk=total)
+    first = Statistic("First", "share of the first", share, uses=total)
+    timed = Statistic("Timed", "the same of points with a time", share, needs=("flux", "err", "mjd"), uses=total)
+    flux, one, offsets = np.arange(1.0, 6.0), np.ones(5), np.array([0, 2, 5])
+    found = evaluate((first, plain, timed), flux, one, np.arange(5.0), offsets)
+    assert [found[name].tolist() for name in ("Sum", "First", "Timed")] == [[3, 12], [1 / 3, 3 / 12], [1 / 3, 3 / 12]]
+    assert calls == [[1, 2, 3, 4, 5]]
+    found = evaluate((first, plain, timed), flux, one, np.array([0, 1, math.nan, 3, 4]), offsets)
+    assert [found[name].tolist() for name in ("First", "Timed")] == [[1 / 3, 3 / 12], [1 / 3, 4 / 9]]
+    assert calls[1:] == [[1, 2, 3, 4, 5], [1, 2, 4, 5]]
+
+
 def test_columns_of_the_partial_sums_are_the_named_ones() -> None:
     names = ["N", "MEAN", "M2", "WEIGHT", "WEIGHTED_MEAN", "WEIGHTED_M2", "WEIGHT_SQUARE", "ERR_MEAN", "ERR_SQUARE"]
     found = sums(np.array([[1.0, 1.0], [4.0, 0.5]]))[0]
@@ -515,6 +537,11 @@ def test_declarations_of_other_code_are_other_statistics() -> None:
 def test_a_statistic_that_needs_what_no_point_has_is_refused() -> None:
     with pytest.raises(InputError, match="'Own' needs 'flx'; did you mean 'flux'"):
         Statistic("Own", "own", np.mean, needs=("flx",))
+
+
+def test_a_statistic_that_uses_sums_of_the_whole_curve_does_not_merge() -> None:
+    with pytest.raises(InputError, match="'Own' uses sums of the whole curve"):
+        Statistic("Own", "own", np.mean, chunk=moments, combine=np.add, uses=moments)
 
 
 def raised(power: int, flux: Float, err: Float, mjd: Float, offsets: NDArray[np.int64]) -> Float:
