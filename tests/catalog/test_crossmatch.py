@@ -148,7 +148,7 @@ def matches(draw: st.DrawFn) -> dict[str, Any]:
     return {"sides": sides, "radius": radius, "how": how, "one_to_one": one_to_one, "k": k}
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(matches())
 def test_on_any_small_sky_the_rows_are_those_of_all_pairs(drawn: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -77,7 +77,7 @@ def found(many: Catalog, names: Sequence[str]) -> Counter[Object]:
     counts=st.lists(st.integers(1, 25), min_size=2, max_size=4),
     radius=st.sampled_from([0.1, 1.0, 30.0]),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_objects_are_those_of_all_pairs_whatever_the_tilings(
     seed: int, centre: tuple[float, float], counts: list[int], radius: float
 ) -> None:

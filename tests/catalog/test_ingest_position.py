@@ -298,13 +298,13 @@ def test_the_tiling_changes_nothing_but_the_leaves(tmp_path: Path, by: str) -> N
         assert tables[0].equals(tables[2])
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(skies())
 def test_in_any_small_sky_objects_by_position_are_those_of_all_pairs(sky: Sky) -> None:
     check_in_a_folder_of_its_own(sky)
 
 
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(skies(with_references=True))
 def test_in_any_small_sky_rows_belong_to_the_nearest_reference_and_the_rest_to_each_other(sky: Sky) -> None:
     check_in_a_folder_of_its_own(sky)

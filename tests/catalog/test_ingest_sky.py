@@ -195,7 +195,14 @@ def around(place: Position, distance_arcsec: float, objects: Sequence[int], marg
     return Sky(tuple(rows), margin, leaf_rows)
 
 
-@pytest.mark.parametrize("leaf_rows", [1.0, 10.0, 1e6], ids=["tiny leaves", "small leaves", "one leaf"])
+@pytest.mark.parametrize(
+    "leaf_rows",
+    [
+        pytest.param(1.0, id="tiny leaves"),
+        pytest.param(10.0, id="small leaves", marks=pytest.mark.long),
+        pytest.param(1e6, id="one leaf", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize(
     "place",
     [
@@ -258,7 +265,7 @@ def test_an_object_whose_mean_lies_in_a_leaf_that_holds_none_of_its_rows_is_foun
     check(Sky(tuple(rows), 6.0, 8.0), tmp_path)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(skies())
 def test_in_any_small_sky_every_row_is_stored_once_and_every_object_is_whole(sky: Sky) -> None:
     check_in_a_folder_of_its_own(sky)
