@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.catalog import Catalog
-from scalable.catalog.light_curves import KEYS, LightCurves, floats, light_curves, nullable, numbers
+from scalable.catalog.light_curves import KEYS, LightCurves, floats, light_curves, nullable, numbers, rows_of
 from scalable.catalog.variability import wanted_bands
 from scalable.errors import ColumnError, nearest
 from scalable.kernels.bands import AVERAGES, ERROR_OF_MEAN, average_of_one, first_rows, last_rows, smallest_rows
@@ -80,16 +80,15 @@ class BandJoin:
             column = curves.points[name].combine_chunks()
             for number, band in enumerate(self.bands):
                 if average is None:
-                    columns[f"{band}_{name}"] = column.take(picked[number])
+                    columns[f"{band}_{name}"] = rows_of(column, picked[number])
                 else:
                     columns[f"{band}_{name}"] = nullable(curves.by_object(average, number), pa.float64())
         return pa.table(columns)
 
-    def _picked(self, curves: LightCurves) -> list[pa.Array]:
-        """Return for each band the row of every object; null where it has none."""
+    def _picked(self, curves: LightCurves) -> list[NDArray[np.int64]]:
+        """Return for each band the row of every object; -1 where it has none."""
         rows = self._rows(curves)
-        by_band = [curves.by_object(rows, number, -1) for number in range(len(self.bands))]
-        return [pa.array(found, mask=found < 0 if found.min(initial=0) < 0 else None) for found in by_band]
+        return [curves.by_object(rows, number, -1) for number in range(len(self.bands))]
 
     def _rows(self, curves: LightCurves) -> NDArray[np.int64]:
         if self.pick == "first":

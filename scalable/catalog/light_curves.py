@@ -63,11 +63,8 @@ def light_curves(table: pa.Table, bands: Sequence[str], *, complete: bool = Fals
     """
     named, bands_of = _names(table["band"].combine_chunks(), bands)
     ids = table["object_id"].combine_chunks().to_numpy()
-    first_rows, offsets, curve_of = band_curves(ids, named, bands_of, len(bands))
-    if complete and not (every := (curve_of >= 0).all(axis=0)).all():
-        kept = np.flatnonzero(every)
-        first_rows, curve_of = first_rows[kept], curve_of.take(kept, axis=1)
-    objects = table.select([name for name in KEYS if name in table.column_names]).take(first_rows)
+    first_rows, offsets, curve_of = band_curves(ids, named, bands_of, len(bands), complete)
+    objects = pa.table({name: rows_of(table[name].combine_chunks(), first_rows) for name in KEYS if name in table.column_names})
     points = table if offsets[-1] == table.num_rows else table.filter(pa.array(bands_of[named] >= 0))
     return LightCurves(objects, points, offsets, curve_of)
 
@@ -79,6 +76,15 @@ def _names(column: pa.Array, bands: Sequence[str]) -> tuple[NDArray[np.int32], N
     known = pc.index_in(column.dictionary, pa.array(bands, column.dictionary.type)).fill_null(-1).to_numpy()
     named = column.indices.fill_null(-1) if column.null_count else column.indices
     return named.to_numpy(), np.append(known, np.int32(-1))
+
+
+def rows_of(column: pa.Array, index: NDArray[np.int64]) -> pa.Array:
+    """Return the values at some rows, null for -1; numbers without nulls through NumPy, which gathers several times faster."""
+    mask = index < 0 if index.min(initial=0) < 0 else None
+    number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if number and column.null_count == 0 and len(column):
+        return pa.array(np.take(column.to_numpy(), index), column.type, mask=mask)
+    return column.take(pa.array(index, mask=mask))
 
 
 def numbers(table: pa.Table, name: str) -> NDArray[Any]:

@@ -17,7 +17,9 @@ Int = NDArray[np.int64]
 
 
 @njit(cache=True, nogil=True)
-def band_curves(ids: Int, named: NDArray[np.int32], bands_of: NDArray[np.int32], bands: int) -> tuple[Int, Int, Int]:
+def band_curves(
+    ids: Int, named: NDArray[np.int32], bands_of: NDArray[np.int32], bands: int, complete: bool
+) -> tuple[Int, Int, Int]:
     """Cut rows, sorted by object, band and time, into light curves of the wanted bands.
 
     Parameters
@@ -28,6 +30,10 @@ def band_curves(ids: Int, named: NDArray[np.int32], bands_of: NDArray[np.int32],
         The number of its band's name; -1 for none.
     bands_of : ndarray of int32, shape (names + 1,)
         The wanted band that each name is, from 0 to ``bands``, or -1; the last is -1, for no name.
+    bands : int
+        How many bands are wanted.
+    complete : bool
+        Whether only objects are listed that have all of them.
 
     Returns
     -------
@@ -44,21 +50,28 @@ def band_curves(ids: Int, named: NDArray[np.int32], bands_of: NDArray[np.int32],
     first_rows, curve_of = np.empty(objects, dtype=np.int64), np.full((bands, objects), -1)
     offsets = np.empty(len(ids) + 1, dtype=np.int64)
     rows = curves = 0
-    g, band = -1, np.int32(-1)
+    g, band, lacking = -1, np.int32(-1), 0
     for i in range(len(ids)):
         fresh = i == 0 or ids[i] != ids[i - 1]
         if fresh:
-            g += 1
+            # An object that lacks a band leaves its place to the next.
+            if lacking == 0:
+                g += 1
+            else:
+                curve_of[:, g] = -1
             first_rows[g] = i
+            lacking = bands if complete else 0
         if fresh or named[i] != named[i - 1]:
             band = bands_of[named[i]]
             if band >= 0:
+                lacking -= 1 if complete and curve_of[band, g] < 0 else 0
                 curve_of[band, g] = curves
                 offsets[curves] = rows
                 curves += 1
         rows += 1 if band >= 0 else 0
     offsets[curves] = rows
-    return first_rows, offsets[: curves + 1].copy(), curve_of
+    objects = g + 1 if lacking == 0 else g
+    return first_rows[:objects], offsets[: curves + 1].copy(), curve_of[:, :objects]
 
 
 def first_rows(offsets: Int) -> Int:

@@ -118,22 +118,25 @@ def test_a_group_without_rows_has_no_average() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(st.integers(-1, 2), max_size=8).map(sorted), max_size=12))
-def test_rows_are_cut_into_the_light_curves_of_the_wanted_bands(objects: list[list[int]]) -> None:
+@given(st.lists(st.lists(st.integers(-1, 2), max_size=8).map(sorted), max_size=12), st.booleans())
+def test_rows_are_cut_into_the_light_curves_of_the_wanted_bands(objects: list[list[int]], complete: bool) -> None:
     objects = [codes for codes in objects if codes]
     ids = np.repeat(np.arange(len(objects)) * 7, [len(codes) for codes in objects])
     codes = np.array([code for some in objects for code in some], dtype=np.int32)
-    first, offsets, curve_of = band_curves(ids, codes, np.array([0, 1, 2, -1], dtype=np.int32), 3)
-    assert ids[first].tolist() == [7 * number for number in range(len(objects))]
+    first, offsets, curve_of = band_curves(ids, codes, np.array([0, 1, 2, -1], dtype=np.int32), 3, complete)
+    listed = [number for number, some in enumerate(objects) if not complete or {0, 1, 2} <= set(some)]
+    assert ids[first].tolist() == [7 * number for number in listed]
+    assert curve_of.shape == (3, len(listed))
     kept = codes[codes >= 0]
     assert offsets[-1] == len(kept)
-    for number, some in enumerate(objects):
+    for number, some in enumerate(objects[index] for index in listed):
         for band in range(3):
             curve = curve_of[band, number]
             length = offsets[curve + 1] - offsets[curve] if curve >= 0 else 0
             assert length == some.count(band)
             assert length == 0 or set(kept[offsets[curve] : offsets[curve + 1]]) == {band}
-    assert sorted(curve_of[curve_of >= 0]) == list(range(len(offsets) - 1))
+    of_listed = sorted(curve_of[curve_of >= 0])
+    assert of_listed == list(range(len(offsets) - 1)) if len(listed) == len(objects) else len(set(of_listed)) == 3 * len(listed)
 
 
 @settings(deadline=None)
