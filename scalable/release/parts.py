@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,12 @@ from scalable.release.assemble import (
     row_digests,
 )
 from scalable.release.coverage import magnitude_counts, magnitudes, seen_cells
+from scalable.release.fill import candidates
+from scalable.release.fill import merge as merge_samples
 from scalable.release.images import CubeImages, write_images
 from scalable.release.loss import error_of, labelled_histogram
 from scalable.release.observed import Observed
-from scalable.release.recipe import Recipe
+from scalable.release.recipe import Impute, Recipe
 from scalable.release.rows import LIGHT_CURVE_KEYS, Feature
 from scalable.release.select import Cuts, cut
 from scalable.sky.pixel import Pixel
@@ -159,6 +161,14 @@ def count_part(
         for wanted in range(number * each, (number + 1) * each):
             pieces.append(count_digits(keys, np.full(len(keys), wanted, dtype=np.int64), prefixes, done))
     return np.concatenate(pieces), np.array(totals)
+
+
+def sample_parts(parts: Sequence[str], plan: Plan, asked: Impute) -> NDArray[np.float64]:
+    """Return the rows of some parts that a rule of imputation may be learned from."""
+    found = np.zeros((0, len(asked.using) + 2))
+    for part in parts:
+        found = merge_samples([found, candidates(read_arrow(plan.file(part, "rows.arrow")), asked)], asked)
+    return found
 
 
 def arrays_of(part: str, plan: Plan, robust: Robust) -> tuple[Arrays, Arrays]:

@@ -93,10 +93,27 @@ class Outliers(Part):
 
 
 class Impute(Part):
-    """Fill the cells of a column that hold no value with its median; their state says so, and another keeps what it was."""
+    """Fill the cells of a column that hold no value; their state says so, and another column keeps what it was.
+
+    What several entries say of one column is done in order: each fills what those before it left empty.
+    """
 
     column: str
+    method: Literal["median", "nearest", "regression"] = "median"
+    using: tuple[str, ...] = Field((), description="columns that the value follows from; a row without one of them stays empty")
+    neighbours: int = Field(5, ge=1, description="of nearest: rows whose mean is taken")
+    reference: int = Field(2000, ge=10, le=20_000, description="of nearest: most rows among which they are sought")
     reason: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _follows(self) -> Impute:
+        if (self.method == "median") == bool(self.using):
+            raise ValueError(
+                f"method: {self.method} " + ("takes no using" if self.using else "needs using: columns it follows from")
+            )
+        if self.column in self.using:
+            raise ValueError(f"using: {self.column} cannot follow from itself")
+        return self
 
 
 class Label(Part):

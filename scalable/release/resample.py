@@ -24,6 +24,7 @@ from scalable.io.remote import local_copy
 from scalable.io.rules import apply_rules, stored_schema
 from scalable.release import manifest as names
 from scalable.release.assemble import Arrays, Robust, assemble, light_curve_arrays
+from scalable.release.fill import Filling
 from scalable.release.manifest import read_manifest
 from scalable.release.observed import observed
 from scalable.release.parts import as_json
@@ -140,7 +141,7 @@ class _Again:
         self._cuts = parse_cuts(recipe, catalog.schema)
         rule = manifest["outliers"]
         self._robust = Robust(tuple(rule["columns"]), tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"],
-                              tuple(manifest["imputed"].items()))  # fmt: skip
+                              tuple(map(Filling.from_json, manifest["imputed"])))  # fmt: skip
 
     def _described(self, source: Source) -> Schema:
         with local_copy(source.path) as path:

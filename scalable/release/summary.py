@@ -90,7 +90,7 @@ def describe(
         "origins": {text: sum(one["origin"][int(code)] for one in digested) for code, text in ORIGINS.items()},
         "outliers": {"columns": list(robust.columns), "middle": list(robust.middle), "half_width": list(robust.half_width),
                      "fitted_by": robust.fitted_by, "threshold": far.threshold if far else None},
-        "imputed": {name: value for name, value in robust.fills},
+        "imputed": [filling.to_json() for filling in robust.fills],
         "sketches": sketches_of(digested),
         "split": split_facts(recipe, index),
         "coverage": coverage([one["cells"] for one in digested]),

@@ -18,7 +18,7 @@ from dask.base import tokenize
 
 from scalable.catalog.collection import Collection
 from scalable.cluster import run_tasks
-from scalable.errors import AccountingError, ColumnError, StoreError, SurveyError, nearest
+from scalable.errors import AccountingError, ColumnError, InputError, StoreError, SurveyError, nearest
 from scalable.io.atomic import holding, publish, write_text
 from scalable.io.parquet import read_leaf, write_stream
 from scalable.io.remote import local_place
@@ -28,14 +28,26 @@ from scalable.release import manifest as names
 from scalable.release.assemble import Robust
 from scalable.release.croissant import croissant
 from scalable.release.datasheet import FORMAT_TEXT, datasheet, readme
+from scalable.release.fill import Filling, fit, merge
 from scalable.release.images import CubeImages, check_guard, image_entries, image_sources, images_of
 from scalable.release.lock import code_digest, lock_file
 from scalable.release.loss import label_bias
 from scalable.release.manifest import read_manifest, write_sums
 from scalable.release.observed import Observed, observed
-from scalable.release.parts import Plan, Shell, as_json, bin_edges, count_part, digest_part, make_part, shard_path, write_shard
+from scalable.release.parts import (
+    Plan,
+    Shell,
+    as_json,
+    bin_edges,
+    count_part,
+    digest_part,
+    make_part,
+    sample_parts,
+    shard_path,
+    write_shard,
+)
 from scalable.release.provenance import Provenance, write_provenance
-from scalable.release.recipe import Recipe, check_meanings, require_motives
+from scalable.release.recipe import Impute, Recipe, check_meanings, require_motives
 from scalable.release.rows import catalog_of, curve_schema, features
 from scalable.release.select import parse_cuts
 from scalable.release.sources import of_observations, read_headers
@@ -47,6 +59,8 @@ from scalable.schema import Schema
 from scalable.survey import Motivation, Query, Survey
 
 QUANTILES = (0.16, 0.5, 0.84)
+_GATHERED = 64
+"""Most samples that the caller holds at a time."""
 
 
 def write_release(
@@ -164,10 +178,11 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
     images = _images(recipe, cube)
     described = [(column, meaning) for column, meaning, _ in image_entries(images, recipe)] if images else []
     check_meanings([*((f.column, f.meaning) for f in (*released, *curves)), *described])
-    for fill in recipe.impute:
-        known = [f.source for f in released if f.nullable and pa.types.is_floating(f.column.dtype)]
-        if fill.column not in known:
-            raise ColumnError(f"impute: no column {fill.column!r} of numbers is released; {nearest(fill.column, known)}")
+    known = [f.source for f in released if f.nullable and pa.types.is_floating(f.column.dtype)]
+    for asked in recipe.impute:
+        for name in (asked.column, *asked.using):
+            if name not in known:
+                raise ColumnError(f"impute: no column {name!r} of numbers is released; {nearest(name, known)}")
     plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe,
                 parse_cuts(recipe, catalog.schema), collection.bands,
                 _observed(collection), images)  # fmt: skip
@@ -185,7 +200,8 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
         images,
     )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
-    return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
+    steps = (*catalog.history, *({"step": "impute", **asked.model_dump(mode="json")} for asked in recipe.impute))
+    return Job(collection, survey, recipe, motives, plan, leaves, steps, folder, fitted, token)
 
 
 def _observed(collection: Collection) -> Observed:
@@ -316,24 +332,42 @@ def _dropped(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _fit(parts: Sequence[str], plan: Plan, kept: Mapping[str, Any] | None) -> Robust:
     """Return what outliers are measured by and cells imputed with: rules that are kept, or order statistics of all rows."""
     far = plan.recipe.outliers.far.columns if plan.recipe.outliers.far else ()
-    filled = tuple(fill.column for fill in plan.recipe.impute)
-    rule, fills = (kept["outliers"], kept["imputed"]) if kept else ({"columns": None}, {})
+    rule, before = (kept["outliers"], [*map(Filling.from_json, kept["imputed"])]) if kept else ({"columns": None}, [])
     again = tuple(rule["columns"] or ()) != far
-    columns = tuple(dict.fromkeys([*(far if again else ()), *(name for name in filled if name not in fills)]))
-    found = _quantiles(parts, plan, columns)
-    values = tuple((name, fills[name] if name in fills else found[name][1]) for name in filled)
+    fills = {asked: next((one for one in before if one.is_of(asked)), None) for asked in plan.recipe.impute}
+    medians = [asked.column for asked, filling in fills.items() if filling is None and not asked.using]
+    found, counts = _quantiles(parts, plan, tuple(dict.fromkeys([*(far if again else ()), *medians])))
+    filled = tuple(filling or _filling(parts, plan, asked, found, counts) for asked, filling in fills.items())
     if not far:
-        return Robust(fills=values)
+        return Robust(fills=filled)
     if not again:
-        return Robust(far, tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"], values)
+        return Robust(far, tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"], filled)
     widths = tuple((found[name][2] - found[name][0]) / 2 for name in far)
-    return Robust(far, tuple(found[name][1] for name in far), widths, FIRST, values)
+    return Robust(far, tuple(found[name][1] for name in far), widths, FIRST, filled)
 
 
-def _quantiles(parts: Sequence[str], plan: Plan, columns: tuple[str, ...]) -> dict[str, list[float]]:
-    """Return the `QUANTILES` of columns of all rows, exactly; 0 of one without a value."""
+def _filling(
+    parts: Sequence[str], plan: Plan, asked: Impute, found: Mapping[str, list[float]], counts: Mapping[str, int]
+) -> Filling:
+    """Return the rule of imputation that a recipe asks for, fitted to the rows that stay.
+
+    Raises
+    ------
+    InputError
+        If there are too few to learn from.
+    """
+    if not asked.using:
+        if not counts[asked.column]:
+            raise InputError(f"impute: no row holds {asked.column}: there is no median; leave it empty")
+        return Filling(asked.column, asked.method, rows=counts[asked.column], value=found[asked.column][1])
+    some = np.array_split(np.array(parts), min(len(parts), _GATHERED))
+    return fit(merge(run_tasks(sample_parts, [one.tolist() for one in some], plan, asked), asked), asked)
+
+
+def _quantiles(parts: Sequence[str], plan: Plan, columns: tuple[str, ...]) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return the `QUANTILES` of columns of all rows, exactly, 0 of one without a value; and how many values each has."""
     if not columns:
-        return {}
+        return {}, {}
     each = len(QUANTILES)
     prefixes = np.zeros(len(columns) * each, dtype=np.uint64)
     ranks = np.zeros(len(prefixes), dtype=np.int64)
@@ -345,7 +379,7 @@ def _quantiles(parts: Sequence[str], plan: Plan, columns: tuple[str, ...]) -> di
         prefixes, ranks = narrow(merge_counts([counts for counts, _ in found]), prefixes, ranks, done)
     values = from_sortable(prefixes).reshape(-1, each)
     values[totals == 0] = 0.0
-    return dict(zip(columns, values.tolist(), strict=True))
+    return dict(zip(columns, values.tolist(), strict=True)), dict(zip(columns, totals.tolist(), strict=True))
 
 
 def _diff(job: Job, index: pa.Table) -> Diff | None:
