@@ -35,6 +35,7 @@ def register(
     @click.option("--into", type=_folder, required=True, help="Folder to make.")
     @click.option("--parent", type=_folder, help="The release that this one follows: it decides the version.")
     @click.option("--cube", type=_folder, help="Cutouts of the objects, for a recipe with images.")
+    @click.option("--model", type=_folder, help="Mixture to draw from, for a recipe that simulates rows.")
     @click.option("--dry-run", is_flag=True, help="Check store and recipe, say what would be released; write nothing.")
     @click.option("--json", "as_json", is_flag=True, help="For machines.")
     @with_scheduler
@@ -44,6 +45,7 @@ def register(
         into: Path,
         parent: Path | None,
         cube: Path | None,
+        model: Path | None,
         dry_run: bool,
         as_json: bool,
         scheduler: str | None,
@@ -52,12 +54,12 @@ def register(
         """Write an HDF5 data set of STORE that can prove itself, as RECIPE says."""
         opened = scalable.open_recipe(recipe)
         if dry_run:
-            _show_plan(scalable.plan_release(scalable.open_collection(store), opened, parent=parent, cube=cube), as_json)
+            plan = scalable.plan_release(scalable.open_collection(store), opened, parent=parent, cube=cube, model=model)
+            _show_plan(plan, as_json)
             return
         with connected(scheduler, workers), display() as tell:
-            scalable.write_release(
-                scalable.open_collection(store), opened, into=into, parent=parent, cube=cube, on_done=lambda *at: tell(*at, 0)
-            )
+            collection, given = scalable.open_collection(store), {"parent": parent, "cube": cube, "model": model}
+            scalable.write_release(collection, opened, into=into, **given, on_done=lambda *at: tell(*at, 0))
         found = scalable.open_release(into)
         facts = {key: found.manifest[key] for key in ("version", "accounting", "split", "content")}
         if as_json:
@@ -133,6 +135,7 @@ def _show_release(release: Any, path: Path) -> None:
     books, split, rate = m["accounting"], m["split"], release.loader_rate()
     shard = path / m["shards"][0]["path"]
     balance = f"{books['in']:,} rows in = {books['released']:,} released + {books['rejected']:,} rejected"
+    balance += f", and {books['simulated']:,} simulated beside them" if "simulated" in books else ""
     lines = [
         f"{balance}; version {release.version}",
         ", ".join(f"{count:,} {name}" for name, count in split["rows"].items()),

@@ -31,6 +31,7 @@ from scalable.release.assemble import (
     row_digests,
 )
 from scalable.release.coverage import magnitude_counts, magnitudes, seen_cells
+from scalable.release.drawn import Drawn, drawn_arrays, drawn_path
 from scalable.release.fill import candidates
 from scalable.release.fill import merge as merge_samples
 from scalable.release.images import CubeImages, write_images
@@ -73,6 +74,7 @@ class Plan:
     bands: tuple[str, ...]
     observed: Observed
     images: CubeImages | None = None
+    drawn: Drawn | None = None
 
     @property
     def of_objects(self) -> bool:
@@ -92,7 +94,7 @@ def part_name(leaf: LeafInfo) -> str:
 def shard_path(part: str) -> str:
     """Return the path of a part's shard below the release."""
     order, index = part.split("-")
-    return f"data/Norder={order}/Npix={index}.h5"
+    return drawn_path(index) if order == "simulated" else f"data/Norder={order}/Npix={index}.h5"
 
 
 def light_curve_path(part: str) -> str:
@@ -190,13 +192,7 @@ def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
     if plan.images is not None:
         images, shown = plan.images.digest(rows["object_id"])
     digests = digest_rows(rows, curves, images)
-    n = len(digests)
-    index = {name: rows[name] for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row")}
-    columns = {name: pa.array(values) for name, values in index.items()}
-    columns |= {"shard": pa.repeat(shard_path(part), n), "row": pa.array(np.arange(n))}
-    columns |= {label.column: pa.array(rows[label.column]) for label in plan.recipe.labels}
-    columns["row_digest"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), n, [None, pa.py_buffer(digests.tobytes())])
-    write_arrow(pa.table(columns), plan.file(part, "index.arrow"))
+    n = _leave_index(part, plan, rows, digests)
     features = (*plan.released, *plan.light_curves) if plan.of_objects else plan.released
     facts = {f.column.name: facts_of(rows if f in plan.released else curves, f.column.name) for f in features}
     tables = [(read_arrow(plan.file(part, "rows.arrow")), rows, plan.released)]
@@ -211,6 +207,41 @@ def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
             "origin": np.bincount(rows["origin"], minlength=3).tolist(),
             "images": {"shown": int(np.count_nonzero(shown["shown"])), "pixels": shown["pixels"]} if shown else {},
             "cells": seen_cells(rows, plan.released, plan.bands, [one.column for one in plan.recipe.labels], shown)}  # fmt: skip
+
+
+def _leave_index(part: str, plan: Plan, rows: Arrays, digests: NDArray[np.uint8]) -> int:
+    """Write the piece of the index that a part has and return its rows."""
+    n = len(digests)
+    index = {name: rows[name] for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row")}
+    columns = {name: pa.array(values) for name, values in index.items()}
+    columns |= {"shard": pa.repeat(shard_path(part), n), "row": pa.array(np.arange(n))}
+    columns |= {label.column: pa.array(rows[label.column]) for label in plan.recipe.labels}
+    columns["row_digest"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), n, [None, pa.py_buffer(digests.tobytes())])
+    write_arrow(pa.table(columns), plan.file(part, "index.arrow"))
+    return n
+
+
+def draw_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
+    """Draw the simulated rows of a part, leave its piece of the index, and return what the manifest says of its shard."""
+    rows = _drawn(part, plan, robust)
+    images = plan.images.digest(rows["object_id"])[0] if plan.images is not None else None
+    digests = digest_rows(rows, {}, images)
+    n = _leave_index(part, plan, rows, digests)
+    return {"path": shard_path(part), "rows": n, "digest": hashlib.sha256(digests.tobytes()).hexdigest(), "simulated": True}
+
+
+def write_drawn(part: str, plan: Plan, robust: Robust, release: str, shell: Shell) -> None:
+    """Write the shard of a part of simulated rows."""
+    path = Path(release) / shard_path(part)
+    if not path.exists():
+        _write(path, _drawn(part, plan, robust), shell.attributes, shell.root, plan.images)
+
+
+def _drawn(part: str, plan: Plan, robust: Robust) -> Arrays:
+    if plan.drawn is None:
+        raise StoreError(f"{part}: no rows are simulated in this release")
+    span = plan.drawn.span(part)
+    return drawn_arrays(plan.drawn, span, plan.schema, plan.released, plan.recipe, plan.cuts, robust, plan.bands)
 
 
 def digest_rows(rows: Arrays, curves: Arrays, images: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:

@@ -62,7 +62,7 @@ class Release:
     @property
     def rows(self) -> int:
         """Number of rows, before any cut."""
-        return int(self.manifest["accounting"]["released"])
+        return sum(int(shard["rows"]) for shard in self.manifest["shards"])
 
     @property
     def index(self) -> pa.Table:
@@ -274,7 +274,7 @@ class Release:
         return "\n".join(lines)
 
 
-def open_release(path: str | Path, *, quality: str = "") -> Release:
+def open_release(path: str | Path, *, quality: str = "", simulated: bool = True) -> Release:
     """Open a release; only its manifest is read.
 
     Parameters
@@ -283,6 +283,8 @@ def open_release(path: str | Path, *, quality: str = "") -> Release:
         Its folder.
     quality : str
         Names of the survey's quality cuts, comma between, or an SQL condition: rows that do not fulfil it are left out.
+    simulated : bool
+        Whether rows that were drawn from a mixture are among those that are read.
 
     Raises
     ------
@@ -292,6 +294,8 @@ def open_release(path: str | Path, *, quality: str = "") -> Release:
     folder = local_place(path)
     manifest = read_manifest(folder)
     load_plugin(manifest)
+    if not simulated:
+        manifest["shards"] = [shard for shard in manifest["shards"] if not shard.get("simulated")]
     return Release(folder, manifest, quality)
 
 

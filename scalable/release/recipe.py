@@ -116,6 +116,15 @@ class Impute(Part):
         return self
 
 
+class Simulate(Part):
+    """Rows drawn from a mixture that join the release, beside those that were observed: their origin says so."""
+
+    rows: int = Field(ge=1)
+    seed: int = Field(0, ge=0)
+    split: Literal["train", "validation", "test"] = "train"
+    reason: str = Field(min_length=1)
+
+
 class Label(Part):
     """A column that is to be predicted."""
 
@@ -193,6 +202,7 @@ class Recipe(Part):
     impute: tuple[Impute, ...] = ()
     labels: tuple[Label, ...] = ()
     simulated: str = Field("", description="SQL condition on rows that were simulated, not observed: their origin says so")
+    simulate: Simulate | None = Field(None, description="rows drawn from a mixture, for a model given beside the recipe")
     columns: dict[str, Meaning] = Field(
         default_factory=dict, description="by name or pattern such as *_Mag1; the name itself, then the longest pattern"
     )
@@ -205,6 +215,8 @@ class Recipe(Part):
         of_objects = self.join or self.statistics or self.light_curves or self.images
         if self.rows == "objects" and not of_objects:
             raise ValueError("rows: objects need something to release: give join, statistics, light_curves or images")
+        if self.rows == "detections" and self.simulate:
+            raise ValueError("simulate: a mixture draws objects; say rows: objects")
         if self.rows == "detections" and of_objects:
             raise ValueError("rows: detections have neither join, statistics, light_curves nor images")
         if self.codec == "carry" and not self.images:

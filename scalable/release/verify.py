@@ -26,6 +26,7 @@ from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
 from scalable.release.assemble import BEFORE, Arrays
+from scalable.release.drawn import are_drawn
 from scalable.release.images import digest_images, load_plugin, read_blocks, step_of
 from scalable.release.manifest import file_digest, files_below, own_dataset, read_manifest, read_sums
 from scalable.release.parts import digest_rows
@@ -33,7 +34,8 @@ from scalable.release.provenance import SOURCE_COLUMNS, headers_digest, sources_
 from scalable.release.read import open_release
 from scalable.release.recipe import parse_recipe
 from scalable.release.recut import check_images
-from scalable.release.resample import check_headers, check_samples, check_sources
+from scalable.release.resample import check_headers, check_samples, check_simulated, check_sources
+from scalable.release.split import Part
 from scalable.release.summary import attributes_of, split_facts
 from scalable.release.version import compare_rows, content_digest
 from scalable.release.write import documents, write_release
@@ -126,6 +128,8 @@ def verify_release(path: str | Path, *, level: int = 2, sources: str | Path | No
             found.check(3, "sources", lambda: found.take(3, check_sources(folder, survey[0])))
             found.check(3, "headers", lambda: found.take(3, check_headers(folder, survey[0])))
             found.check(3, "sampled rows", lambda: found.take(3, check_samples(folder, survey[0], samples)))
+            if read_manifest(folder).get("simulated"):
+                found.check(3, "simulated rows", lambda: found.take(3, check_simulated(folder, survey[0])))
             if read_manifest(folder).get("images"):
                 found.check(3, "sampled images", lambda: found.take(3, check_images(folder, survey[0], samples)))
     if level > 3:
@@ -223,7 +227,7 @@ def _shards(folder: Path, found: _Findings) -> int:
         found.take(2, iter(problems))
     listed = {name for shard in manifest["shards"] for name in (shard["path"], shard.get("light_curves")) if name}
     for name in files_below(folder):
-        if name.startswith("data/Norder=") and name not in listed:
+        if name.startswith(("data/Norder=", "data/Simulated/")) and name not in listed:
             found.add(2, name, f"is no shard that {names.MANIFEST} lists")
     return seen
 
@@ -354,12 +358,17 @@ def _books(folder: Path, found: _Findings) -> int:
         found.add(
             2, f"{names.MANIFEST}: accounting", f"{books['in']} in, {books['released']} released, {books['rejected']} rejected"
         )
-    if index.num_rows != books["released"]:
-        found.add(2, names.INDEX, f"has {index.num_rows} rows, {books['released']} were released")
+    drawn = are_drawn(index)
+    for what, count, told in (("observed", int((~drawn).sum()), books["released"]),
+                              ("simulated", int(drawn.sum()), books.get("simulated", 0))):  # fmt: skip
+        if count != told:
+            found.add(2, names.INDEX, f"has {count} {what} rows, {told} were released")
     if content_digest(index, manifest["recipe"]["rows"]) != manifest["content"]:
         found.add(2, names.INDEX, "the digest of all rows is not that of the manifest")
     recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
-    facts = split_facts(recipe, index)
+    if recipe.simulate and np.any(index["split"].to_numpy()[drawn] != Part[recipe.simulate.split.upper()]):
+        found.add(2, names.INDEX, f"a simulated row is not in the split {recipe.simulate.split}")
+    facts = split_facts(recipe, index.filter(pa.array(~drawn)))
     for key, value in facts.items():
         if manifest["split"].get(key) != value:
             found.add(2, f"{names.MANIFEST}: split.{key}", f"is {manifest['split'].get(key)!r}, the rows give {value!r}")
@@ -454,11 +463,11 @@ def _rebuild(folder: Path, root: Path, found: _Findings) -> int:
     with tempfile.TemporaryDirectory(prefix="scalable-verify-") as temporary:
         collection = ingest(_survey(folder, root), into=Path(temporary) / "store")
         recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
-        cube = None
+        cube, model = None, folder / names.MODEL if manifest.get("simulated") else None
         if manifest["images"]:
             found.take(4, check_images(folder, _survey(folder, root), index.num_rows))
             cube = write_cube(_with_images(folder), Path(temporary) / "cube")
-        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, fitted=manifest)
+        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, model=model, fitted=manifest)
         diff = compare_rows(read_leaf(again / names.INDEX), index, manifest["recipe"]["rows"])
         made = read_manifest(again)
     for key in sorted(set(made) - _OWN_ENTRIES):

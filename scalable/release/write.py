@@ -19,15 +19,16 @@ from dask.base import tokenize
 from scalable.catalog.collection import Collection
 from scalable.cluster import run_tasks
 from scalable.errors import AccountingError, ColumnError, InputError, StoreError, SurveyError, nearest
-from scalable.io.atomic import holding, publish, write_text
+from scalable.io.atomic import holding, publish, write_bytes, write_text
 from scalable.io.parquet import read_leaf, write_stream
 from scalable.io.remote import local_place
 from scalable.io.runs import read_arrow, read_json, write_json
 from scalable.kernels.quantile import PASSES, from_sortable, merge_counts, narrow
 from scalable.release import manifest as names
-from scalable.release.assemble import Robust
+from scalable.release.assemble import ORIGINS, Robust
 from scalable.release.croissant import croissant
 from scalable.release.datasheet import FORMAT_TEXT, datasheet, readme
+from scalable.release.drawn import SIMULATED, open_drawn
 from scalable.release.fill import Filling, fit, merge
 from scalable.release.images import CubeImages, check_guard, image_entries, image_sources, images_of
 from scalable.release.lock import code_digest, lock_file
@@ -41,9 +42,11 @@ from scalable.release.parts import (
     bin_edges,
     count_part,
     digest_part,
+    draw_part,
     make_part,
     sample_parts,
     shard_path,
+    write_drawn,
     write_shard,
 )
 from scalable.release.provenance import Provenance, write_provenance
@@ -70,6 +73,7 @@ def write_release(
     into: str | Path,
     parent: str | Path | None = None,
     cube: str | Path | None = None,
+    model: str | Path | None = None,
     fitted: Mapping[str, Any] | None = None,
     on_done: Callable[[str, int, int], None] | None = None,
 ) -> Path:
@@ -92,6 +96,8 @@ def write_release(
     cube : str or Path, optional
         Cutouts that `write_cube` wrote of its objects, for a recipe with images. Objects that it does not have are released with
         pixels that say so.
+    model : str or Path, optional
+        The mixture that `fit_mixture` gave and that was saved, for a recipe that simulates rows; the release keeps it.
     fitted : mapping, optional
         A manifest, whose rules of outliers and imputation are kept instead of fitting them; by default that of the parent.
     on_done : callable, optional
@@ -114,7 +120,7 @@ def write_release(
     destination = local_place(into)
     if destination.exists():
         raise StoreError(f"{destination}: is there already; remove it, or give another path")
-    job = _prepare(collection, recipe, parent, fitted, cube)
+    job = _prepare(collection, recipe, parent, fitted, cube, model)
     with working_on(destination, job.token) as work:
         build(job, work, on_done or (lambda *_: None))
         publish(work / "release", destination)
@@ -123,16 +129,22 @@ def write_release(
 
 
 def plan_release(
-    collection: Collection, recipe: Recipe, *, parent: str | Path | None = None, cube: str | Path | None = None
+    collection: Collection,
+    recipe: Recipe,
+    *,
+    parent: str | Path | None = None,
+    cube: str | Path | None = None,
+    model: str | Path | None = None,
 ) -> dict[str, Any]:
     """Check all that can be checked before the first task, and say what would be released; reads no rows, writes nothing.
 
     Returns
     -------
     dict
-        ``rows_in``, ``shards`` (at most), ``columns``, ``light_curves``, ``rules``, ``decoded_bytes`` of all rows, ``sources``.
+        ``rows_in``, ``shards`` (at most), ``columns``, ``light_curves``, ``rules``, ``simulated`` rows that join them,
+        ``decoded_bytes`` of all rows, ``sources``.
     """
-    job = _prepare(collection, recipe, parent, None, cube)
+    job = _prepare(collection, recipe, parent, None, cube, model)
     books, plan = collection.accounting, job.plan
     rows = books["objects"] if plan.of_objects else books["stored"]
     wide, curves = (Schema(tuple(f.column for f in some)).row_bytes for some in (plan.released, plan.light_curves))
@@ -144,6 +156,7 @@ def plan_release(
         "light_curves": [f.column.name for f in plan.light_curves],
         "rules": [rule.name for rule in plan.cuts.rules],
         "images": [one.name for one in plan.images.variables] if plan.images else [],
+        "simulated": recipe.simulate.rows if recipe.simulate else 0,
         "decoded_bytes": round(rows * (wide + pixels) + (books["stored"] * curves if plan.of_objects else 0)),
         "sources": books["files"] - books["quarantined"],
     }
@@ -166,7 +179,7 @@ class Job:
 
 
 def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, fitted: Mapping[str, Any] | None,
-             cube: str | Path | None) -> Job:  # fmt: skip
+             cube: str | Path | None, model: str | Path | None) -> Job:  # fmt: skip
     """Check all that can be checked without data."""
     survey = Survey.model_validate(read_json(collection.path / "survey.json"))
     motives = require_motives(survey, recipe)
@@ -183,9 +196,13 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
         for name in (asked.column, *asked.using):
             if name not in known:
                 raise ColumnError(f"impute: no column {name!r} of numbers is released; {nearest(name, known)}")
+    if (recipe.simulate is None) != (model is None):
+        wanted = "a mixture is needed to draw from: give the model" if recipe.simulate else "say how many rows it should draw"
+        raise SurveyError(f"{recipe.release}: simulate: {wanted}")
+    drawn = open_drawn(local_place(model), recipe.simulate, released) if recipe.simulate and model else None
     plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe,
                 parse_cuts(recipe, catalog.schema), collection.bands,
-                _observed(collection), images)  # fmt: skip
+                _observed(collection), images, drawn)  # fmt: skip
     folder = local_place(parent) if parent is not None else None
     before = read_manifest(folder) if folder else None
     fitted = fitted or before
@@ -198,6 +215,7 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
         content,
         fitted,
         images,
+        drawn,
     )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
     steps = (*catalog.history, *({"step": "impute", **asked.model_dump(mode="json")} for asked in recipe.impute))
@@ -266,6 +284,9 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     index = pa.concat_tables([read_arrow(plan.file(part, "index.arrow")) for part in parts])
     if index.num_rows != sum(record["rows"] for record in records):
         raise AccountingError("rows selected and rows indexed do not balance; nothing was written")
+    observed_rows, drawn = index, plan.drawn.parts if plan.drawn else []
+    simulated = _run("simulate", draw_part, drawn, tell, plan, robust)
+    index = pa.concat_tables([index, *(read_arrow(plan.file(part, "index.arrow")) for part in drawn)])
     diff = _diff(job, index)
     version = next_version(before["version"], diff) if before and diff else FIRST
     sources = of_observations(job.collection.observations.to_pydict())
@@ -274,16 +295,23 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     if plan.images is not None:
         more, paths = image_sources(plan.images, first_image, work)
         sources, headers = (*sources, *more), [*headers, *paths]
-    manifest = describe(job.collection, job.survey, job.recipe, job.motives, plan, index, records, digested, robust)
+    manifest = describe(job.collection, job.survey, job.recipe, job.motives, plan, observed_rows, records, digested, robust)
+    if plan.drawn is not None:
+        write_bytes(release / names.MODEL, Path(plan.drawn.path).read_bytes())
+        manifest["shards"] += simulated
+        manifest["accounting"]["simulated"] = plan.drawn.asked.rows
+        manifest["origins"][ORIGINS[str(SIMULATED)]] += plan.drawn.asked.rows
     manifest |= {
         "version": version,
         "content": content_digest(index, job.recipe.rows),
         "parent": _parent(before, diff),
+        "simulated": plan.drawn.to_json() if plan.drawn else None,
         "steps": list(job.steps),
         "columns": column_entries(plan),
     }
     shell = Shell(_root(manifest), *dataset_attributes(plan), _ranges(manifest["sketches"]))
     histograms = _run("shards", write_shard, parts, tell, plan, robust, str(release), shell)
+    _run("simulated shards", write_drawn, drawn, tell, plan, robust, str(release), shell)
     for name, sketch in manifest["sketches"].items():
         if name in shell.ranges:
             sketch["histogram"] = np.sum([found[name] for found, _ in histograms], axis=0).tolist()
@@ -298,7 +326,7 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     manifest |= write_provenance(release / names.PROVENANCE, books)
     _check_books(manifest)
     _write_index(index, release)
-    size = sum((release / shard_path(part)).stat().st_size for part in parts)
+    size = sum((release / shard_path(part)).stat().st_size for part in (*parts, *drawn))
     manifest["bytes_per_row"] = round(size / index.num_rows, 1)
     write_documents(release, job.survey, manifest, diff)
     write_sums(release)

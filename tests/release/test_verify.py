@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scalable.io.runs import read_json
+from scalable.release.drawn import are_drawn
 from scalable.release.images import digest_images, read_blocks, step_of
 from scalable.release.manifest import file_digest, write_sums
 from scalable.release.parts import digest_rows
@@ -176,12 +177,13 @@ def seal(release: Path) -> None:
     for shard in manifest["shards"]:
         images = [column for column in manifest["columns"] if column["in"] == "images"]
         rows, _, _ = read_shard(release / shard["path"], [column["name"] for column in images])
-        curves, _, _ = read_shard(release / shard["light_curves"])
+        curves = read_shard(release / shard["light_curves"])[0] if "light_curves" in shard else {}
         pixels = None
         if images:
             with h5py.File(release / shard["path"]) as file:
                 pixels, _ = digest_images(read_blocks(file, images, step_of(images)))
-        digests = digest_rows(order_arrays(rows, manifest, "rows"), order_arrays(curves, manifest, "light_curves"), pixels)
+        curves = order_arrays(curves, manifest, "light_curves") if curves else {}
+        digests = digest_rows(order_arrays(rows, manifest, "rows"), curves, pixels)
         columns = {name: pa.array(rows[name]) for name in index.column_names if name in rows}
         columns |= {"shard": [shard["path"]] * len(digests), "row": np.arange(len(digests))}
         columns["row_digest"] = pa.array([one.tobytes() for one in digests], pa.binary(32))
@@ -192,10 +194,11 @@ def seal(release: Path) -> None:
     with h5py.File(release / "provenance.h5") as file:
         sources = {name: read_list(file["sources"][name]) for name in SOURCE_COLUMNS}
         manifest["sources"] |= {"digest": sources_digest(sources), "headers_digest": headers_digest(file["headers"])}
-    released = index.num_rows
+    observed = index.filter(pa.array(~are_drawn(index)))
+    released = observed.num_rows
     manifest["content"] = content_digest(index, "objects")
     manifest["accounting"] |= {"released": released, "in": released + manifest["accounting"]["rejected"]}
-    manifest["split"] = split_facts(parse_recipe(manifest["recipe"], ""), index)
+    manifest["split"] = split_facts(parse_recipe(manifest["recipe"], ""), observed)
     (release / "release.json").write_text(json.dumps(manifest))
     for name, text in documents(manifest, file_digest(release / "index.parquet")).items():
         (release / name).write_text(text)
