@@ -21,6 +21,7 @@ from scalable.catalog.ingest import ingest
 from scalable.cluster import run_tasks
 from scalable.cube.write import write_cube
 from scalable.errors import ScalableError
+from scalable.io.hdf5_probe import why_deadly
 from scalable.io.hdf5_write import text_attributes
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
@@ -44,6 +45,7 @@ from scalable.survey import open_survey
 
 LEVELS = {1: "checksums", 2: "what it says of itself", 3: "sampled rows from the sources", 4: "full rebuild"}
 _SHOWN, _CUBE_OBJECTS = 20, 256
+_OTHER_BYTES = "its bytes are not those that SHA256SUMS lists"
 _OWN_ENTRIES = {"version", "parent", "date", "written_by", "libraries", "content"}
 """What a manifest says of its own making, and its digest of all rows, whose differences are listed row by row."""
 
@@ -116,11 +118,15 @@ def verify_release(path: str | Path, *, level: int = 2, sources: str | Path | No
     found = _Findings()
     # A check that stumbles over what is damaged says so, and the others go on.
     found.check(1, "checksums", lambda: _checksums(folder, found))
+    deadly = _deadly(folder, found) if level > 1 else set()
     if level > 1:
         found.check(2, "manifest and documents", lambda: _documents(folder, found))
-        found.check(2, "rows: schema, states, digests", lambda: _shards(folder, found))
+        found.check(2, "rows: schema, states, digests", lambda: _shards(folder, found, deadly))
         found.check(2, "books, version and splits", lambda: _books(folder, found))
-        found.check(2, "provenance", lambda: _provenance(folder, found))
+        if names.PROVENANCE not in deadly:
+            found.check(2, "provenance", lambda: _provenance(folder, found))
+    if deadly:
+        return Verification(folder, tuple(found.checked), tuple(found.findings))
     root = Path(sources) if sources is not None else Path()
     if level > 2:
         survey = found.check(3, "survey", lambda: [_survey(folder, root)])
@@ -174,8 +180,18 @@ def _checksums(folder: Path, found: _Findings) -> int:
     both = [name for name in present if name in listed]
     for name, digest in zip(both, run_tasks(_digest, both, str(folder)), strict=True):
         if digest != listed[name]:
-            found.add(1, name, "its bytes are not those that SHA256SUMS lists")
+            found.add(1, name, _OTHER_BYTES)
     return len(both)
+
+
+def _deadly(folder: Path, found: _Findings) -> set[str]:
+    """Note the damaged files that crash who reads them, and return their names: nothing may open them."""
+    damaged = [one.where for one in found.findings if one.problem == _OTHER_BYTES and one.where.endswith(".h5")]
+    reasons = {name: why_deadly(folder / name) for name in damaged}
+    for name, reason in reasons.items():
+        if reason:
+            found.add(2, name, f"cannot be read: {reason}; fetch it again")
+    return {name for name, reason in reasons.items() if reason}
 
 
 def _digest(name: str, folder: str) -> str:
@@ -219,10 +235,11 @@ def read_shard(path: Path, skipped: Sequence[str] = ()) -> tuple[Arrays, dict[st
         return arrays, attributes, {str(k): str(v) for k, v in file.attrs.items()}
 
 
-def _shards(folder: Path, found: _Findings) -> int:
+def _shards(folder: Path, found: _Findings, deadly: set[str]) -> int:
     manifest = read_manifest(folder)
     seen = 0
-    for problems, rows in run_tasks(_check_shard, manifest["shards"], str(folder), manifest):
+    shards = [shard for shard in manifest["shards"] if not deadly & {shard["path"], shard.get("light_curves")}]
+    for problems, rows in run_tasks(_check_shard, shards, str(folder), manifest):
         seen += rows
         found.take(2, iter(problems))
     listed = {name for shard in manifest["shards"] for name in (shard["path"], shard.get("light_curves")) if name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from scalable.io.hdf5_probe import why_deadly
 from scalable.io.runs import read_json
 from scalable.release.drawn import are_drawn
 from scalable.release.images import digest_images, read_blocks, step_of
@@ -308,3 +310,28 @@ def test_a_source_that_changed_is_named(released: Path, sources: Path, tmp_path:
     gone = sorted((elsewhere / "tables").glob("*.fits"))[1]
     gone.unlink()
     assert gone.name in named(verify_release(released, level=3, sources=elsewhere))
+
+
+def test_a_file_that_crashes_its_reader_is_named_and_the_others_are_checked(
+    copied: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, shards = flip_a_byte(copied), read_json(copied / "release.json")["shards"]
+    monkeypatch.setattr(sys, "executable", str(copied.parent / "python"))
+    Path(sys.executable).write_text("#!/bin/sh\nkill -SEGV $$\n")
+    Path(sys.executable).chmod(0o755)
+    found = verify_release(copied, level=3, sources=sources)
+    assert f"level 2: {where}: cannot be read: the HDF5 library crashed (SIGSEGV)" in named(found)
+    rows = {name: count for _, name, count in found.checked}["rows: schema, states, digests"]
+    assert rows == sum(shard["rows"] for shard in shards[1:])
+    assert {level for level, _, _ in found.checked} == {1, 2}
+
+
+def test_a_damaged_file_that_harms_nobody_is_read_all_the_same(released: Path, copied: Path) -> None:
+    shard = first_shard(copied)
+    assert why_deadly(shard) == ""
+    data = bytearray(shard.read_bytes())
+    data[: len(data) // 2] = bytes(len(data) // 2)
+    shard.write_bytes(data)
+    assert why_deadly(shard) == ""
+    found = verify_release(copied, level=2)
+    assert f"level 2: {shard.relative_to(copied)}: cannot be read" in named(found)
