@@ -122,7 +122,7 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(plan))
         return
     rules = f"{len(plan['rules'])} rules ({', '.join(plan['rules'])})" if plan["rules"] else "no rule"
-    out.print(f"{plan['rows_in']:,} rows in, {rules}; at most {plan['shards']} shards", markup=False, soft_wrap=True)
+    out.print(f"{plan['rows_in']:,} rows in, {rules}; about {plan['shards']} shards", markup=False, soft_wrap=True)
     for name in ("columns", "light_curves", "images"):
         if plan[name]:
             out.print(f"{name.replace('_', ' ')}: {', '.join(plan[name])}", markup=False, soft_wrap=True)

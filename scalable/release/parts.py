@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from scalable.release.observed import Observed
 from scalable.release.recipe import Impute, Recipe
 from scalable.release.rows import LIGHT_CURVE_KEYS, Feature
 from scalable.release.select import Cuts, cut
+from scalable.schema import Schema
 from scalable.sky.pixel import Pixel
 
 BINS = 64
@@ -81,14 +82,54 @@ class Plan:
         """Whether a row is an object, and its detections lie beside it."""
         return self.recipe.rows == "objects"
 
+    @property
+    def row_bytes(self) -> float:
+        """Decoded bytes of a row, its images included, its light curve not."""
+        return self._wide(self.released) + (sum(one.row_bytes for one in self.images.variables) if self.images else 0)
+
+    @property
+    def detection_bytes(self) -> float:
+        """Decoded bytes of a detection of a light curve."""
+        return self._wide(self.light_curves) if self.of_objects else 0
+
+    def _wide(self, some: tuple[Feature, ...]) -> float:
+        return Schema(tuple(feature.column for feature in some)).row_bytes
+
     def file(self, part: str, kind: str) -> Path:
         """Return one of the files of a part."""
         return Path(self.work) / "parts" / f"{part}.{kind}"
 
 
-def part_name(leaf: LeafInfo) -> str:
-    """Return how the part of a leaf is called."""
-    return f"{leaf.pixel.order}-{leaf.pixel.index}"
+def part_name(pixel: Pixel) -> str:
+    """Return how the part of a pixel is called."""
+    return f"{pixel.order}-{pixel.index}"
+
+
+def divide(
+    pixel: Pixel, cells: NDArray[np.int64], size: NDArray[np.float64], limit: float, first: int = 0
+) -> Iterator[tuple[Pixel, int, int]]:
+    """Yield pixels that hold at most ``limit`` bytes of the rows of one, each with its first row and the row behind its last.
+
+    Parameters
+    ----------
+    pixel : Pixel
+        That holds all of them.
+    cells : ndarray of int64, shape (n,)
+        Pixels of order 29 of the rows, ascending.
+    size : ndarray of float64, shape (n,)
+        Bytes of each row. Rows at one place stay together, whatever they hold.
+    limit : float
+        Bytes.
+    first : int
+        Number of the first row.
+    """
+    if len(cells) and (size.sum() <= limit or cells[0] == cells[-1]):
+        yield pixel, first, first + len(cells)
+    elif len(cells):
+        for index in range(4 * pixel.index, 4 * pixel.index + 4):
+            child = Pixel(pixel.order + 1, index)
+            a, b = np.searchsorted(cells, [child.start, child.stop]).tolist()
+            yield from divide(child, cells[a:b], size[a:b], limit, first + a)
 
 
 def shard_path(part: str) -> str:
@@ -103,8 +144,11 @@ def light_curve_path(part: str) -> str:
 
 
 def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
-    """Compute the rows of a leaf, drop what the recipe drops, and leave both on disk; skipped if done before."""
-    part = part_name(leaf)
+    """Compute the rows of a leaf, drop what the recipe drops, and leave both on disk; skipped if done before.
+
+    What is larger than a shard may be lies there in pieces: each is a pixel within that of the leaf, and a part from then on.
+    """
+    part = part_name(leaf.pixel)
     done = plan.file(part, "json")
     if done.exists():
         return read_json(done)
@@ -130,6 +174,7 @@ def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
         kept = kept.append_column(f"__{name}", pa.array(keys[name][alive]))
     record: dict[str, Any] = {"part": part, "rows_in": table.num_rows, "rows": len(alive), "dropped": dropped,
                               "magnitudes": magnitude_counts(table, alive, plan.released)}  # fmt: skip
+    size, curves = np.full(len(alive), plan.row_bytes), None
     if plan.of_objects:
         kept = kept.append_column("__lc_count", pa.array(counts[alive]))
         absent = plan.observed.absent(raw, edges).take(pa.array(alive))
@@ -137,9 +182,16 @@ def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
             kept = kept.append_column(name, absent[name])
         mine = np.repeat(edges[:-1][alive] - (np.cumsum(counts[alive]) - counts[alive]), counts[alive])
         curves = take_rows(raw.select(list(curve_columns)), mine + np.arange(counts[alive].sum()))
-        write_arrow(curves, plan.file(part, "lc.arrow"))
         record |= {"detections_in": raw.num_rows, "detections": curves.num_rows}
-    write_arrow(kept, plan.file(part, "rows.arrow"))
+        size += counts[alive] * plan.detection_bytes
+    record["pieces"] = []
+    ends = np.concatenate([[0], np.cumsum(counts[alive])]) if plan.of_objects else np.zeros(len(alive) + 1, np.int64)
+    for pixel, a, b in divide(leaf.pixel, kept[HEALPIX_COLUMN].to_numpy(), size, plan.recipe.shard_mb * 1e6):
+        piece, inside = part_name(pixel), int(ends[b] - ends[a])
+        if curves is not None:
+            write_arrow(curves.slice(int(ends[a]), inside), plan.file(piece, "lc.arrow"))
+        write_arrow(kept.slice(a, b - a), plan.file(piece, "rows.arrow"))
+        record["pieces"].append({"part": piece, "rows": b - a, "detections": inside})
     write_arrow(rejected, plan.file(part, "rejected.arrow"))
     # Written last: it says that everything before it is whole.
     write_json(done, record)
@@ -325,12 +377,6 @@ def _write(
             write_dataset(file, name, Dataset(values, attributes.get(name, {})))
         if images is not None:
             write_images(file, images, arrays["object_id"], attributes)
-
-
-def pixel_of(part: str) -> Pixel:
-    """Return the pixel that a part covers."""
-    order, index = part.split("-")
-    return Pixel(int(order), int(index))
 
 
 def fill_text(feature: Feature) -> str:

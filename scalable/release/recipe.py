@@ -208,6 +208,11 @@ class Recipe(Part):
     )
     split: Split = Split()
     datasheet: dict[str, str] = Field(default_factory=dict, description="answers; 'not applicable: …' with a reason")
+    shard_mb: float = Field(
+        1000,
+        gt=0,
+        description="most of a shard unpacked [MB], light curves and pixels counted; larger leaves are divided",
+    )
     whole: bool = Field(False, description="release the source files too, so that FITS files come back bit for bit")
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +59,6 @@ from scalable.release.split import check_split
 from scalable.release.summary import column_entries, dataset_attributes, describe
 from scalable.release.version import FIRST, Diff, compare_rows, content_digest, next_version
 from scalable.release.whole import write_whole
-from scalable.schema import Schema
 from scalable.survey import Motivation, Query, Survey
 
 QUANTILES = (0.16, 0.5, 0.84)
@@ -141,23 +141,22 @@ def plan_release(
     Returns
     -------
     dict
-        ``rows_in``, ``shards`` (at most), ``columns``, ``light_curves``, ``rules``, ``simulated`` rows that join them,
+        ``rows_in``, ``shards`` (about), ``columns``, ``light_curves``, ``rules``, ``simulated`` rows that join them,
         ``decoded_bytes`` of all rows, ``sources``.
     """
     job = _prepare(collection, recipe, parent, None, cube, model)
     books, plan = collection.accounting, job.plan
     rows = books["objects"] if plan.of_objects else books["stored"]
-    wide, curves = (Schema(tuple(f.column for f in some)).row_bytes for some in (plan.released, plan.light_curves))
-    pixels = sum(one.row_bytes for one in plan.images.variables) if plan.images else 0
+    decoded = rows * plan.row_bytes + books["stored"] * plan.detection_bytes
     return {
         "rows_in": rows,
-        "shards": len(job.parts),
+        "shards": max(len(job.parts), math.ceil(decoded / (recipe.shard_mb * 1e6))),
         "columns": [f.column.name for f in plan.released],
         "light_curves": [f.column.name for f in plan.light_curves],
         "rules": [rule.name for rule in plan.cuts.rules],
         "images": [one.name for one in plan.images.variables] if plan.images else [],
         "simulated": recipe.simulate.rows if recipe.simulate else 0,
-        "decoded_bytes": round(rows * (wide + pixels) + (books["stored"] * curves if plan.of_objects else 0)),
+        "decoded_bytes": round(decoded),
         "sources": books["files"] - books["quarantined"],
     }
 
@@ -275,7 +274,7 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     plan, release = _at(job.plan, work), work / "release"
     release.mkdir(exist_ok=True)
     records = _run("select", make_part, job.parts, tell, plan)
-    parts = [record["part"] for record in records if record["rows"]]
+    parts = [piece["part"] for record in records for piece in record["pieces"]]
     if not parts:
         raise StoreError(f"{job.recipe.release}: no row is left; nothing was written. Dropped: {_dropped(records)}")
     before = read_manifest(job.parent) if job.parent else None
