@@ -1,4 +1,4 @@
-"""Shards are bounded by bytes, pixels counted: a leaf that is larger is divided along the sky, and its rows stay what they are."""
+"""Shards are bounded by bytes, pixels counted: larger leaves are divided along the sky, and rows stay what they are."""
 
 from __future__ import annotations
 
