@@ -35,7 +35,7 @@ from scalable.release.provenance import SOURCE_COLUMNS, headers_digest, sources_
 from scalable.release.read import open_release
 from scalable.release.recipe import parse_recipe
 from scalable.release.recut import check_images
-from scalable.release.resample import check_headers, check_samples, check_simulated, check_sources
+from scalable.release.resample import check_headers, check_samples, check_simulated, check_sources, same_bits
 from scalable.release.split import Part
 from scalable.release.summary import attributes_of, split_facts
 from scalable.release.version import compare_rows, content_digest
@@ -297,7 +297,7 @@ def _look_into(shard: Mapping[str, Any], folder: Path, manifest: Mapping[str, An
             (f"{path}: row {row}", f"object {rows['object_id'][row]} is not what {names.INDEX} digests") for row in bad[:_SHOWN]
         ]
     for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row"):
-        if len(listed) == digests.size and not np.array_equal(mine[name].to_numpy(), rows[name]):
+        if len(listed) == digests.size and not same_bits(mine[name].to_numpy(), rows[name]).all():
             problems.append((path, f"{name} is not that of {names.INDEX}"))
     return problems, len(digests)
 

@@ -60,9 +60,11 @@ def write(into, last):
 undisturbed = os.path.join(base, "undisturbed")
 write_release(collection, recipe, into=undisturbed)
 print(json.dumps(digest(undisturbed)), flush=True)
-write(os.path.join(base, "counted"), 1 << 40)
 moments = {moments!r}
-for moment in moments if moments else range(1 + {share}, 1 + int(open(os.path.join(base, "changes")).read()), {shares}):
+if not moments:
+    write(os.path.join(base, "counted"), 1 << 40)
+    moments = range(1 + {share}, 1 + int(open(os.path.join(base, "changes")).read()), {shares})
+for moment in moments:
     into = os.path.join(base, str(moment))
     status = write(into, moment)
     there = digest(into) if os.path.exists(into) else None

@@ -124,6 +124,7 @@ def forge_a_row(release: Path) -> str:
     return "data/Simulated/Part=1.h5: row 3: J_Mag1 not as the mixture gives"
 
 
+@pytest.mark.long
 def test_a_forged_simulated_row_is_found_and_named(joined: Path, sources: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(joined, tmp_path / "copied"))
     where = forge_a_row(copied)

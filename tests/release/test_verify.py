@@ -326,9 +326,8 @@ def test_a_file_that_crashes_its_reader_is_named_and_the_others_are_checked(
     assert {level for level, _, _ in found.checked} == {1, 2}
 
 
-def test_a_damaged_file_that_harms_nobody_is_read_all_the_same(released: Path, copied: Path) -> None:
+def test_a_damaged_file_that_harms_nobody_is_read_all_the_same(copied: Path) -> None:
     shard = first_shard(copied)
-    assert why_deadly(shard) == ""
     data = bytearray(shard.read_bytes())
     data[: len(data) // 2] = bytes(len(data) // 2)
     shard.write_bytes(data)
