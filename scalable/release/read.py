@@ -13,6 +13,7 @@ import dask.array as da
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -67,7 +68,9 @@ class Release:
     @property
     def index(self) -> pa.Table:
         """One row each: ids, position, shard, row, split, labels and digest."""
-        return read_leaf(self.path / names.INDEX)
+        found = read_leaf(self.path / names.INDEX)
+        mine = pa.array([shard["path"] for shard in self.manifest["shards"]])
+        return found if found.num_rows == self.rows else found.filter(pc.is_in(found["shard"], mine))
 
     def iterate(self, columns: Sequence[str] | None = None, *, split: str | None = None) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the rows shard by shard as NumPy arrays.

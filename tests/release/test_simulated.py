@@ -104,6 +104,7 @@ def test_a_reader_takes_them_or_leaves_them(joined: Path, released: Path) -> Non
     every, observed = open_release(joined), open_release(joined, simulated=False)
     assert every.rows == observed.rows + ROWS
     np.testing.assert_array_equal(observed.numpy()["object_id"], open_release(released).numpy()["object_id"])
+    assert (every.index.num_rows, observed.index.num_rows) == (every.rows, observed.rows)
     for split in ("validation", "test", "guard"):
         assert (every.numpy(["source_id"], split=split)["source_id"] >= 0).all()
     seen = np.concatenate([block["source_id"] for block in every.blocks(["source_id"], split="train", seed=3)])

@@ -334,3 +334,19 @@ def test_a_damaged_file_that_harms_nobody_is_read_all_the_same(copied: Path) -> 
     assert why_deadly(shard) == ""
     found = verify_release(copied, level=2)
     assert f"level 2: {shard.relative_to(copied)}: cannot be read" in named(found)
+
+
+@pytest.mark.long
+def test_verify_outlives_damage_anywhere_in_a_shard(copied: Path) -> None:
+    shard, rng = first_shard(copied), np.random.default_rng(1)
+    whole = shard.read_bytes()
+    for number in range(60):
+        data = np.frombuffer(whole, np.uint8).copy()
+        # Half of them where the tables of the format lie, at its beginning.
+        end = len(data) if number % 2 else 1 << 13
+        at = rng.integers(0, end, rng.integers(1, 20))
+        data[at] ^= rng.integers(1, 256, len(at)).astype(np.uint8)
+        shard.write_bytes(data[: rng.integers(100, len(data))].tobytes() if number % 5 == 0 else data.tobytes())
+        found = verify_release(copied, level=2)
+        assert found.exit_code == 4
+        assert f"level 1: {shard.relative_to(copied)}" in named(found)
