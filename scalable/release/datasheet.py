@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scalable.release.fill import Filling
+from scalable.release.fill import fillings
 from scalable.release.recipe import COMPUTED, QUESTIONS
 from scalable.schema import State
 
@@ -147,7 +147,7 @@ def _errors(m: Mapping[str, Any]) -> str:
     without = (
         f"without a column of errors: {', '.join(bare)}" if bare else "every flux and magnitude names the column of its errors"
     )
-    filled = [Filling.from_json(kept).text() for kept in m["imputed"]]
+    filled = [filling.text() for filling in fillings(m)]
     return "; ".join([*erroneous, text, without, *filled])
 
 

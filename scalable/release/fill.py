@@ -85,7 +85,7 @@ class Filling:
             return (
                 f"{self.column} is the mean of the {self.neighbours} nearest of {self.rows} rows in {where} where it was imputed"
             )
-        return f"{self.column} is {self.value:g} where it was imputed (median of {self.rows} values)"
+        return f"{self.column} is {self.value:g} where it was imputed"
 
     def to_json(self) -> dict[str, Any]:
         """Return the rule as the manifest keeps it, every bit of it."""
@@ -101,6 +101,14 @@ class Filling:
         """Return whether it is what a recipe asks for."""
         same = (self.column, self.method, self.using) == (asked.column, asked.method, asked.using)
         return same and (self.method != "nearest" or self.neighbours == min(asked.neighbours, len(self.reference)))
+
+
+def fillings(manifest: Mapping[str, Any]) -> tuple[Filling, ...]:
+    """Return the rules that a manifest keeps; the first ones kept medians alone, by column."""
+    kept = manifest["imputed"]
+    if isinstance(kept, Mapping):
+        return tuple(Filling(name, "median", value=value) for name, value in kept.items())
+    return tuple(map(Filling.from_json, kept))
 
 
 def candidates(table: pa.Table, asked: Impute) -> Float:

@@ -25,7 +25,7 @@ from scalable.io.rules import apply_rules, stored_schema
 from scalable.release import manifest as names
 from scalable.release.assemble import Arrays, Robust, assemble, light_curve_arrays
 from scalable.release.drawn import are_drawn, difference, drawn_arrays, open_drawn
-from scalable.release.fill import Filling
+from scalable.release.fill import fillings
 from scalable.release.manifest import read_manifest
 from scalable.release.observed import observed
 from scalable.release.parts import as_json
@@ -153,7 +153,7 @@ class _Again:
         self._cuts = parse_cuts(recipe, catalog.schema)
         rule = manifest["outliers"]
         self._robust = Robust(tuple(rule["columns"]), tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"],
-                              tuple(map(Filling.from_json, manifest["imputed"])))  # fmt: skip
+                              fillings(manifest))  # fmt: skip
 
     def _described(self, source: Source) -> Schema:
         with local_copy(source.path) as path:

@@ -33,7 +33,7 @@ _KEYS: dict[str, tuple[str, str, str]] = {
     "ra": ("deg", "pos.eq.ra;meta.main", "Right ascension of the object, ICRS"),
     "dec": ("deg", "pos.eq.dec;meta.main", "Declination of the object, ICRS"),
     "split": ("1", "meta.code", "0 train, 1 validation, 2 test, 3 guard band"),
-    "fold": ("1", "meta.code", "Fold for cross-validation, from 0; -1 of simulated rows, which are in none"),
+    "fold": ("1", "meta.code", "Fold for cross-validation, from 0"),
     "weight": ("1", "stat.weight", "Weight in training: 1, or less for an outlier"),
     "flags": ("1", "meta.code.qual", "Bits that the root attribute flags names"),
     "origin": ("1", "meta.code", "0 measured, 1 holds imputed values, 2 simulated"),

@@ -30,7 +30,7 @@ from scalable.release.assemble import ORIGINS, Robust
 from scalable.release.croissant import croissant
 from scalable.release.datasheet import FORMAT_TEXT, datasheet, readme
 from scalable.release.drawn import SIMULATED, open_drawn
-from scalable.release.fill import Filling, fit, merge
+from scalable.release.fill import Filling, fillings, fit, merge
 from scalable.release.images import CubeImages, check_guard, image_entries, image_sources, images_of
 from scalable.release.lock import code_digest, lock_file
 from scalable.release.loss import label_bias
@@ -359,7 +359,7 @@ def _dropped(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _fit(parts: Sequence[str], plan: Plan, kept: Mapping[str, Any] | None) -> Robust:
     """Return what outliers are measured by and cells imputed with: rules that are kept, or order statistics of all rows."""
     far = plan.recipe.outliers.far.columns if plan.recipe.outliers.far else ()
-    rule, before = (kept["outliers"], [*map(Filling.from_json, kept["imputed"])]) if kept else ({"columns": None}, [])
+    rule, before = (kept["outliers"], fillings(kept)) if kept else ({"columns": None}, ())
     again = tuple(rule["columns"] or ()) != far
     fills = {asked: next((one for one in before if one.is_of(asked)), None) for asked in plan.recipe.impute}
     medians = [asked.column for asked, filling in fills.items() if filling is None and not asked.using]

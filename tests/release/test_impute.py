@@ -16,7 +16,7 @@ from scalable.catalog.collection import Collection
 from scalable.errors import ColumnError, InputError, SurveyError
 from scalable.io.runs import read_json
 from scalable.release import fill
-from scalable.release.fill import Filling, candidates, first_lots, fit, merge
+from scalable.release.fill import Filling, candidates, fillings, first_lots, fit, merge
 from scalable.release.read import open_release
 from scalable.release.recipe import Impute
 from scalable.release.verify import verify_release
@@ -83,6 +83,13 @@ def test_a_rule_comes_back_from_json_to_the_bit() -> None:
         assert Filling.from_json(made.to_json()) == made
         assert made.is_of(asked)
         assert not made.is_of(asked.model_copy(update={"using": ("B", "A")}))
+        assert fillings({"imputed": [made.to_json()]}) == (made,)
+
+
+def test_the_medians_of_the_first_releases_are_rules_too() -> None:
+    (kept,) = fillings({"imputed": {"C": 1.5}})
+    assert kept.is_of(Impute(column="C", reason="test"))
+    np.testing.assert_array_equal(kept.values(rows(5), np.array([1, 3])), [1.5, 1.5])
 
 
 def test_a_rule_that_has_nothing_to_learn_from_is_refused(collection: Collection, tmp_path: Path) -> None:
