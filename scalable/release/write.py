@@ -359,7 +359,8 @@ def _dropped(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _fit(parts: Sequence[str], plan: Plan, kept: Mapping[str, Any] | None) -> Robust:
     """Return what outliers are measured by and cells imputed with: rules that are kept, or order statistics of all rows."""
     far = plan.recipe.outliers.far.columns if plan.recipe.outliers.far else ()
-    rule, before = (kept["outliers"], fillings(kept)) if kept else ({"columns": None}, ())
+    rule: Mapping[str, Any] = kept["outliers"] if kept else {"columns": None}
+    before = fillings(kept) if kept else ()
     again = tuple(rule["columns"] or ()) != far
     fills = {asked: next((one for one in before if one.is_of(asked)), None) for asked in plan.recipe.impute}
     medians = [asked.column for asked, filling in fills.items() if filling is None and not asked.using]
