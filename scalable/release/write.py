@@ -79,10 +79,10 @@ def write_release(
 ) -> Path:
     """Write a release of a store; computes, on the scheduler in use.
 
-    A task holds one leaf: at most about eight times the decoded bytes of the largest leaf, and 128 MB, whatever the images, of which
-    it knows 24 bytes for every object of the cube. The caller holds the index, about 250 bytes a row. Parts are written beside
-    ``into`` and published by one rename. Killed and called again with the same arguments, it goes on with what is missing, and the
-    files are those of an undisturbed call.
+    A task holds one leaf: at most about eight times the decoded bytes of the largest leaf, and 128 MB, whatever the images; of a
+    cube, 24 bytes an object. The caller holds the index, about 250 bytes a row. Parts are written beside ``into`` and published by
+    one rename. Killed and called again with the same arguments, it goes on with what is missing, and the files are those of an
+    undisturbed call.
 
     Parameters
     ----------
