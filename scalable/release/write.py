@@ -80,7 +80,7 @@ def write_release(
     """Write a release of a store; computes, on the scheduler in use.
 
     A task holds one leaf: at most about eight times the decoded bytes of the largest leaf, and 128 MB, whatever the images; of a
-    cube, 24 bytes an object. The caller holds the index, about 250 bytes a row. Parts are written beside ``into`` and published by
+    cube, 24 bytes an object. The caller holds the index, about 250 bytes a row. Parts are written beside ``into``, published by
     one rename. Killed and called again with the same arguments, it goes on with what is missing, and the files are those of an
     undisturbed call.
 
