@@ -174,7 +174,7 @@ def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
         kept = kept.append_column(f"__{name}", pa.array(keys[name][alive]))
     record: dict[str, Any] = {"part": part, "rows_in": table.num_rows, "rows": len(alive), "dropped": dropped,
                               "magnitudes": magnitude_counts(table, alive, plan.released)}  # fmt: skip
-    size, curves = np.full(len(alive), plan.row_bytes), None
+    size, curves = np.full(len(alive), float(plan.row_bytes)), None
     if plan.of_objects:
         kept = kept.append_column("__lc_count", pa.array(counts[alive]))
         absent = plan.observed.absent(raw, edges).take(pa.array(alive))
