@@ -25,6 +25,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the release to write")
     parser.add_argument("--parent", type=Path, help="the release that it follows")
     parser.add_argument("--cube", type=Path, help="cutouts of the objects, for a recipe with images")
+    parser.add_argument("--model", type=Path, help="mixture to draw from, for a recipe that simulates rows")
     parser.add_argument("--level", type=int, default=2, choices=[1, 2, 3, 4], help="how far to verify (default: 2)")
     parser.add_argument("--sources", type=Path, help="folder of the source files, for levels 3 and 4")
     parser.add_argument(
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if not skipped:
             collection = scalable.open_collection(args.store)
             recipe = scalable.open_recipe(args.recipe)
-            scalable.write_release(collection, recipe, into=args.out, parent=args.parent, cube=args.cube, on_done=tell)
+            given = {"parent": args.parent, "cube": args.cube, "model": args.model}
+            scalable.write_release(collection, recipe, into=args.out, **given, on_done=tell)
         found = scalable.verify_release(args.out, level=args.level, sources=args.sources)
     release = scalable.open_release(args.out)
     manifest = release.manifest
@@ -73,7 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.dry_run:
             plan = scalable.plan_release(
-                scalable.open_collection(args.store), scalable.open_recipe(args.recipe), parent=args.parent, cube=args.cube
+                scalable.open_collection(args.store),
+                scalable.open_recipe(args.recipe),
+                parent=args.parent,
+                cube=args.cube,
+                model=args.model,
             )
             print(json.dumps(plan, indent=1))
             return 0

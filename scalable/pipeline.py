@@ -280,8 +280,10 @@ def _release(recipe_file: str, collection: Collection, folder: Path, parent: Pat
             return
         shutil.rmtree(path)
     follows = parent.exists() and open_release(parent).manifest["recipe"]["rows"] == recipe.rows
+    model = folder / "mixture.h5"
     write_release(
         collection, recipe, into=path, parent=parent if follows else None, cube=cube if recipe.images and cube.exists() else None,
+        model=model if recipe.simulate and model.exists() else None,
         on_done=lambda stage, done, total: progress(f"release: {stage}", done, total, 0),
     )  # fmt: skip
 

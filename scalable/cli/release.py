@@ -21,6 +21,7 @@ _folder = click.Path(path_type=Path)
 @click.option("--into", type=_folder, required=True, help="Folder to make.")
 @click.option("--parent", type=_folder, help="The release that this one follows: it decides the version.")
 @click.option("--cube", type=_folder, help="Cutouts of the objects, for a recipe with images.")
+@click.option("--model", type=_folder, help="Mixture to draw from, for a recipe that simulates rows.")
 @click.option("--dry-run", is_flag=True, help="Check store and recipe, say what would be released; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @with_scheduler
@@ -30,6 +31,7 @@ def release(
     into: Path,
     parent: Path | None,
     cube: Path | None,
+    model: Path | None,
     dry_run: bool,
     as_json: bool,
     scheduler: str | None,
@@ -38,16 +40,13 @@ def release(
     """Write an HDF5 data set of STORE that can prove itself, as RECIPE says."""
     opened = scalable.open_recipe(recipe)
     if dry_run:
-        _show_plan(scalable.plan_release(scalable.open_collection(store), opened, parent=parent, cube=cube), as_json)
+        plan = scalable.plan_release(scalable.open_collection(store), opened, parent=parent, cube=cube, model=model)
+        _show_plan(plan, as_json)
         return
     with connected(scheduler, workers), display() as tell:
+        collection, given = scalable.open_collection(store), {"parent": parent, "cube": cube, "model": model}
         scalable.write_release(
-            scalable.open_collection(store),
-            opened,
-            into=into,
-            parent=parent,
-            cube=cube,
-            on_done=lambda stage, done, total: tell(stage, done, total, 0),
+            collection, opened, into=into, **given, on_done=lambda stage, done, total: tell(stage, done, total, 0)
         )
     found = scalable.open_release(into)
     facts = {key: found.manifest[key] for key in ("version", "accounting", "split", "content")}
@@ -114,7 +113,7 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(plan))
         return
     rules = f"{len(plan['rules'])} rules ({', '.join(plan['rules'])})" if plan["rules"] else "no rule"
-    out.print(f"{plan['rows_in']:,} rows in, {rules}; at most {plan['shards']} shards", markup=False, soft_wrap=True)
+    out.print(f"{plan['rows_in']:,} rows in, {rules}; about {plan['shards']} shards", markup=False, soft_wrap=True)
     for name in ("columns", "light_curves", "images"):
         if plan[name]:
             out.print(f"{name.replace('_', ' ')}: {', '.join(plan[name])}", markup=False, soft_wrap=True)
@@ -127,6 +126,7 @@ def _show_release(release: Any, path: Path) -> None:
     books, split, rate = m["accounting"], m["split"], release.loader_rate()
     shard = path / m["shards"][0]["path"]
     balance = f"{books['in']:,} rows in = {books['released']:,} released + {books['rejected']:,} rejected"
+    balance += f", and {books['simulated']:,} simulated beside them" if "simulated" in books else ""
     lines = [
         f"{balance}; version {release.version}",
         ", ".join(f"{count:,} {name}" for name, count in split["rows"].items()),

@@ -172,6 +172,22 @@ class Features:
             row += 1
         return out
 
+    @property
+    def given(self) -> list[str]:
+        """Columns that follow from the features alone: without a reference magnitude, colours give no magnitude."""
+        return list(dict.fromkeys([*(self.magnitudes if self.reference else ()), *self.others]))
+
+    def columns_of(self, features: Float) -> dict[str, Float]:
+        """Return the columns that features of shape (features, rows) follow from, where they say what these are: see `given`."""
+        found = dict(zip(self.others, features[len(features) - len(self.others) :], strict=True))
+        if self.reference:
+            # How much brighter each magnitude is than the first, from the colours between them.
+            steps = [np.zeros(features.shape[1]), *features[1 : len(self.magnitudes)]]
+            fainter = dict(zip(self.magnitudes, np.cumsum(steps, axis=0), strict=True))
+            zero = features[0] + fainter[self.reference]
+            found = {name: zero - step for name, step in fainter.items()} | {self.reference: features[0]} | found
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the rule as JSON can hold it."""
         classes = self.classes and {"columns": self.classes.columns, "wanted": self.classes.wanted, "rule": self.classes.rule}

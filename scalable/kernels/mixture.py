@@ -10,6 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from scalable.errors import InputError
+from scalable.kernels.counter import normal, uniform
 
 Float = NDArray[np.float64]
 
@@ -281,3 +282,18 @@ def free_parameters(k: int, d: int, kind: str) -> int:
     """Return the number of free parameters of a mixture."""
     of_covariances = {"full": k * d * (d + 1) // 2, "diag": k * d, "tied": d * (d + 1) // 2}[kind]
     return of_covariances + k * d + k - 1
+
+
+def draw_rows(mixture: Parameters, start: int, stop: int, seed: int) -> tuple[Float, NDArray[np.int64]]:
+    """Return rows ``start`` to ``stop`` of a sample, shape (features, rows), and the component of each."""
+    keys = np.arange(start, stop, dtype=np.uint64)
+    edges = np.cumsum(mixture.weights)
+    component = np.minimum(np.searchsorted(edges / edges[-1], uniform(keys, seed=seed), side="right"), len(edges) - 1)
+    d = mixture.means.shape[1]
+    deviates = np.array([normal(keys, seed=seed, stream=1 + j) for j in range(d)])
+    factors = np.linalg.cholesky(mixture.covariances)
+    out = mixture.means[component].T.copy()
+    for j in range(d):
+        for i in range(j + 1):
+            out[j] += factors[component, j, i] * deviates[i]
+    return out, component

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scalable.errors import InputError
 from scalable.kernels.partition import boundaries
+from scalable.release.fill import Filling
 from scalable.release.observed import ABSENT
 from scalable.release.recipe import Recipe
 from scalable.release.rows import Feature
@@ -38,8 +39,8 @@ class Robust:
     half_width: tuple[float, ...] = ()
     fitted_by: str = ""
     """Version whose rows it was fitted to."""
-    fills: tuple[tuple[str, float], ...] = ()
-    """Columns that are imputed, each with the value."""
+    fills: tuple[Filling, ...] = ()
+    """What empty cells are filled with, in order."""
 
 
 def numbers(values: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.bool_], str]:
@@ -116,19 +117,21 @@ def assemble(
         weight = np.minimum(1.0, threshold / distance) if recipe.outliers.far else np.ones(n)
     arrays: Arrays = {"object_id": ids, "ra": ra, "dec": dec, "split": parts, "fold": folds, "weight": weight, "flags": flags}
     arrays["origin"] = np.zeros(n, dtype=np.uint8)
-    fills = dict(robust.fills)
     for feature in released:
         values, null, _ = numbers(table[feature.source])
         arrays[feature.column.name] = values
         if feature.nullable:
             states = states_of(table, feature, null, values)
-            if feature.source in fills:
+            fills = [filling for filling in robust.fills if filling.column == feature.source]
+            if fills:
                 arrays[f"{feature.column.name}{BEFORE}"] = states.copy()
-                empty = states != State.MEASURED
-                values = values.copy()
-                values[empty] = fills[feature.source]
-                arrays[feature.column.name] = values
-                states[empty] = State.IMPUTED
+                arrays[feature.column.name] = values = values.copy()
+            for filling in fills:
+                empty = np.flatnonzero((states != State.MEASURED) & (states != State.IMPUTED))
+                found = filling.values(table, empty)
+                known = np.isfinite(found)
+                values[empty[known]] = found[known]
+                states[empty[known]] = State.IMPUTED
             arrays[f"{feature.column.name}_state"] = states
             arrays["origin"][states == State.IMPUTED] = 1
     if cuts.simulated is not None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from scalable.release.fill import fillings
 from scalable.release.recipe import COMPUTED, QUESTIONS
 from scalable.schema import State
 
@@ -35,7 +36,8 @@ def _computed(m: Mapping[str, Any]) -> dict[str, str]:
         "motivation_purpose": motivation["text"],
         "motivation_goal": f"{motivation['goal']} It requires "
         + "; ".join(f"{name}: {text}" for name, text in motivation["requirements"].items()),
-        "composition_instances": f"{books['released']} {m['recipe']['rows']} with {len(m['columns'])} columns each{_images(m)}",
+        "composition_instances": f"{books['released']} {m['recipe']['rows']} with {len(m['columns'])} columns each"
+        f"{_images(m)}{_simulated(m)}",
         "composition_missing": "; ".join(filter(None, [_missing(m["sketches"]), _completeness(m["completeness"]), _loss(m)])),
         "composition_errors": _errors(m),
         "composition_labels": "; ".join(
@@ -86,6 +88,18 @@ def _images(m: Mapping[str, Any]) -> str:
     )
 
 
+def _simulated(m: Mapping[str, Any]) -> str:
+    """Say what was drawn, from what, and where it is."""
+    drawn = m.get("simulated")
+    if not drawn:
+        return ""
+    return (
+        f"; beside them {drawn['rows']} simulated rows of origin 2, in {drawn['split']} alone and in no fold: "
+        f"{', '.join(drawn['columns'])} drawn from the mixture code/model.h5 (sha256 {drawn['model']}) "
+        f"with seed {drawn['seed']}, because {drawn['reason']}"
+    )
+
+
 def _completeness(complete: Mapping[str, Any]) -> str:
     """Say where less than nine in ten of the rows with a magnitude were released."""
     lines = []
@@ -133,7 +147,7 @@ def _errors(m: Mapping[str, Any]) -> str:
     without = (
         f"without a column of errors: {', '.join(bare)}" if bare else "every flux and magnitude names the column of its errors"
     )
-    filled = [f"{name} is {value:g} where it was imputed" for name, value in m["imputed"].items()]
+    filled = [filling.text() for filling in fillings(m)]
     return "; ".join([*erroneous, text, without, *filled])
 
 
@@ -165,7 +179,7 @@ def _spread(split: Mapping[str, Any]) -> str:
 
 def readme(manifest: Mapping[str, Any]) -> str:
     """Return the text that a person reads first."""
-    epoch = manifest["bytes_per_row"] * manifest["accounting"]["released"] / 1e6
+    epoch = manifest["bytes_per_row"] * sum(shard["rows"] for shard in manifest["shards"]) / 1e6
     lines = [
         f"{manifest['title']}, version {manifest['version']}",
         "",
@@ -205,6 +219,8 @@ FORMAT_TEXT = """# The format of this release
   belongs to them; `image_state` says of each pixel what `states` in `provenance.h5`, group `cube`, names. Attributes behind
   `cube.` are those of the Zarr cube, word for word. World coordinates: the raw header of the exposure `image_grid`, moved by
   `image_y0`, `image_x0`.
+- `data/Simulated/Part=N.h5`, where simulated rows joined: the same datasets. `origin` is 2, `ra` and `dec` are NaN, `source_id`
+  and `fold` are -1, `source_row` is the number of the row in the sample, no state is 0. Their mixture lies in `code/model.h5`.
 - `…lightcurves.h5`: detections, object after object; those of row i are `lc_offset[i]` to `lc_offset[i] + lc_count[i]`.
 - `data/sources/ID.h5`, where whole files are released: a group for each HDU with its `header`, `data`, `heap` and `pad`.
 - `provenance.h5`: `sources` (path below the survey's root, SHA-256, size); `headers` (`blocks` holds the raw 2,880-byte blocks of

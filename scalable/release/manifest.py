@@ -17,6 +17,8 @@ from scalable.io.runs import read_json
 FORMAT = 1
 MANIFEST, INDEX, PROVENANCE, SUMS = "release.json", "index.parquet", "provenance.h5", "SHA256SUMS"
 DATASHEET, CROISSANT, README, CODE = "datasheet.json", "croissant.json", "README.txt", "code"
+MODEL = f"{CODE}/model.h5"
+"""The mixture that simulated rows were drawn from."""
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

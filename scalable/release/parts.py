@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,16 @@ from scalable.release.assemble import (
     row_digests,
 )
 from scalable.release.coverage import magnitude_counts, magnitudes, seen_cells
+from scalable.release.drawn import Drawn, drawn_arrays, drawn_path
+from scalable.release.fill import candidates
+from scalable.release.fill import merge as merge_samples
 from scalable.release.images import CubeImages, write_images
 from scalable.release.loss import error_of, labelled_histogram
 from scalable.release.observed import Observed
-from scalable.release.recipe import Recipe
+from scalable.release.recipe import Impute, Recipe
 from scalable.release.rows import LIGHT_CURVE_KEYS, Feature
 from scalable.release.select import Cuts, cut
+from scalable.schema import Schema
 from scalable.sky.pixel import Pixel
 
 BINS = 64
@@ -71,26 +75,67 @@ class Plan:
     bands: tuple[str, ...]
     observed: Observed
     images: CubeImages | None = None
+    drawn: Drawn | None = None
 
     @property
     def of_objects(self) -> bool:
         """Whether a row is an object, and its detections lie beside it."""
         return self.recipe.rows == "objects"
 
+    @property
+    def row_bytes(self) -> float:
+        """Decoded bytes of a row, its images included, its light curve not."""
+        return self._wide(self.released) + (sum(one.row_bytes for one in self.images.variables) if self.images else 0)
+
+    @property
+    def detection_bytes(self) -> float:
+        """Decoded bytes of a detection of a light curve."""
+        return self._wide(self.light_curves) if self.of_objects else 0
+
+    def _wide(self, some: tuple[Feature, ...]) -> float:
+        return Schema(tuple(feature.column for feature in some)).row_bytes
+
     def file(self, part: str, kind: str) -> Path:
         """Return one of the files of a part."""
         return Path(self.work) / "parts" / f"{part}.{kind}"
 
 
-def part_name(leaf: LeafInfo) -> str:
-    """Return how the part of a leaf is called."""
-    return f"{leaf.pixel.order}-{leaf.pixel.index}"
+def part_name(pixel: Pixel) -> str:
+    """Return how the part of a pixel is called."""
+    return f"{pixel.order}-{pixel.index}"
+
+
+def divide(
+    pixel: Pixel, cells: NDArray[np.int64], size: NDArray[np.float64], limit: float, first: int = 0
+) -> Iterator[tuple[Pixel, int, int]]:
+    """Yield pixels that hold at most ``limit`` bytes of the rows of one, each with its first row and the row behind its last.
+
+    Parameters
+    ----------
+    pixel : Pixel
+        That holds all of them.
+    cells : ndarray of int64, shape (n,)
+        Pixels of order 29 of the rows, ascending.
+    size : ndarray of float64, shape (n,)
+        Bytes of each row. Rows at one place stay together, whatever they hold.
+    limit : float
+        Bytes.
+    first : int
+        Number of the first row.
+    """
+    if len(cells) and (size.sum() <= limit or cells[0] == cells[-1]):
+        yield pixel, first, first + len(cells)
+    elif len(cells):
+        for index in range(4 * pixel.index, 4 * pixel.index + 4):
+            child = Pixel(pixel.order + 1, index)
+            a, b = np.searchsorted(cells, [child.start, child.stop]).tolist()
+            yield from divide(child, cells[a:b], size[a:b], limit, first + a)
 
 
 def shard_path(part: str) -> str:
     """Return the path of a part's shard below the release."""
     order, index = part.split("-")
-    return f"data/Norder={order}/Npix={index}.h5"
+    return drawn_path(index) if order == "simulated" else f"data/Norder={order}/Npix={index}.h5"
 
 
 def light_curve_path(part: str) -> str:
@@ -99,8 +144,11 @@ def light_curve_path(part: str) -> str:
 
 
 def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
-    """Compute the rows of a leaf, drop what the recipe drops, and leave both on disk; skipped if done before."""
-    part = part_name(leaf)
+    """Compute the rows of a leaf, drop what the recipe drops, and leave both on disk; skipped if done before.
+
+    What is larger than a shard may be lies there in pieces: each is a pixel within that of the leaf, and a part from then on.
+    """
+    part = part_name(leaf.pixel)
     done = plan.file(part, "json")
     if done.exists():
         return read_json(done)
@@ -126,6 +174,7 @@ def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
         kept = kept.append_column(f"__{name}", pa.array(keys[name][alive]))
     record: dict[str, Any] = {"part": part, "rows_in": table.num_rows, "rows": len(alive), "dropped": dropped,
                               "magnitudes": magnitude_counts(table, alive, plan.released)}  # fmt: skip
+    size, curves = np.full(len(alive), float(plan.row_bytes)), None
     if plan.of_objects:
         kept = kept.append_column("__lc_count", pa.array(counts[alive]))
         absent = plan.observed.absent(raw, edges).take(pa.array(alive))
@@ -133,9 +182,16 @@ def make_part(leaf: LeafInfo, plan: Plan) -> dict[str, Any]:
             kept = kept.append_column(name, absent[name])
         mine = np.repeat(edges[:-1][alive] - (np.cumsum(counts[alive]) - counts[alive]), counts[alive])
         curves = take_rows(raw.select(list(curve_columns)), mine + np.arange(counts[alive].sum()))
-        write_arrow(curves, plan.file(part, "lc.arrow"))
         record |= {"detections_in": raw.num_rows, "detections": curves.num_rows}
-    write_arrow(kept, plan.file(part, "rows.arrow"))
+        size += counts[alive] * plan.detection_bytes
+    record["pieces"] = []
+    ends = np.concatenate([[0], np.cumsum(counts[alive])]) if plan.of_objects else np.zeros(len(alive) + 1, np.int64)
+    for pixel, a, b in divide(leaf.pixel, kept[HEALPIX_COLUMN].to_numpy(), size, plan.recipe.shard_mb * 1e6):
+        piece, inside = part_name(pixel), int(ends[b] - ends[a])
+        if curves is not None:
+            write_arrow(curves.slice(int(ends[a]), inside), plan.file(piece, "lc.arrow"))
+        write_arrow(kept.slice(a, b - a), plan.file(piece, "rows.arrow"))
+        record["pieces"].append({"part": piece, "rows": b - a, "detections": inside})
     write_arrow(rejected, plan.file(part, "rejected.arrow"))
     # Written last: it says that everything before it is whole.
     write_json(done, record)
@@ -161,6 +217,14 @@ def count_part(
     return np.concatenate(pieces), np.array(totals)
 
 
+def sample_parts(parts: Sequence[str], plan: Plan, asked: Impute) -> NDArray[np.float64]:
+    """Return the rows of some parts that a rule of imputation may be learned from."""
+    found = np.zeros((0, len(asked.using) + 2))
+    for part in parts:
+        found = merge_samples([found, candidates(read_arrow(plan.file(part, "rows.arrow")), asked)], asked)
+    return found
+
+
 def arrays_of(part: str, plan: Plan, robust: Robust) -> tuple[Arrays, Arrays]:
     """Return the arrays of a part's shard and of its light curves, which may be none."""
     table = read_arrow(plan.file(part, "rows.arrow"))
@@ -180,13 +244,7 @@ def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
     if plan.images is not None:
         images, shown = plan.images.digest(rows["object_id"])
     digests = digest_rows(rows, curves, images)
-    n = len(digests)
-    index = {name: rows[name] for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row")}
-    columns = {name: pa.array(values) for name, values in index.items()}
-    columns |= {"shard": pa.repeat(shard_path(part), n), "row": pa.array(np.arange(n))}
-    columns |= {label.column: pa.array(rows[label.column]) for label in plan.recipe.labels}
-    columns["row_digest"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), n, [None, pa.py_buffer(digests.tobytes())])
-    write_arrow(pa.table(columns), plan.file(part, "index.arrow"))
+    n = _leave_index(part, plan, rows, digests)
     features = (*plan.released, *plan.light_curves) if plan.of_objects else plan.released
     facts = {f.column.name: facts_of(rows if f in plan.released else curves, f.column.name) for f in features}
     tables = [(read_arrow(plan.file(part, "rows.arrow")), rows, plan.released)]
@@ -201,6 +259,41 @@ def digest_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
             "origin": np.bincount(rows["origin"], minlength=3).tolist(),
             "images": {"shown": int(np.count_nonzero(shown["shown"])), "pixels": shown["pixels"]} if shown else {},
             "cells": seen_cells(rows, plan.released, plan.bands, [one.column for one in plan.recipe.labels], shown)}  # fmt: skip
+
+
+def _leave_index(part: str, plan: Plan, rows: Arrays, digests: NDArray[np.uint8]) -> int:
+    """Write the piece of the index that a part has and return its rows."""
+    n = len(digests)
+    index = {name: rows[name] for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row")}
+    columns = {name: pa.array(values) for name, values in index.items()}
+    columns |= {"shard": pa.repeat(shard_path(part), n), "row": pa.array(np.arange(n))}
+    columns |= {label.column: pa.array(rows[label.column]) for label in plan.recipe.labels}
+    columns["row_digest"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), n, [None, pa.py_buffer(digests.tobytes())])
+    write_arrow(pa.table(columns), plan.file(part, "index.arrow"))
+    return n
+
+
+def draw_part(part: str, plan: Plan, robust: Robust) -> dict[str, Any]:
+    """Draw the simulated rows of a part, leave its piece of the index, and return what the manifest says of its shard."""
+    rows = _drawn(part, plan, robust)
+    images = plan.images.digest(rows["object_id"])[0] if plan.images is not None else None
+    digests = digest_rows(rows, {}, images)
+    n = _leave_index(part, plan, rows, digests)
+    return {"path": shard_path(part), "rows": n, "digest": hashlib.sha256(digests.tobytes()).hexdigest(), "simulated": True}
+
+
+def write_drawn(part: str, plan: Plan, robust: Robust, release: str, shell: Shell) -> None:
+    """Write the shard of a part of simulated rows."""
+    path = Path(release) / shard_path(part)
+    if not path.exists():
+        _write(path, _drawn(part, plan, robust), shell.attributes, shell.root, plan.images)
+
+
+def _drawn(part: str, plan: Plan, robust: Robust) -> Arrays:
+    if plan.drawn is None:
+        raise StoreError(f"{part}: no rows are simulated in this release")
+    span = plan.drawn.span(part)
+    return drawn_arrays(plan.drawn, span, plan.schema, plan.released, plan.recipe, plan.cuts, robust, plan.bands)
 
 
 def digest_rows(rows: Arrays, curves: Arrays, images: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -284,12 +377,6 @@ def _write(
             write_dataset(file, name, Dataset(values, attributes.get(name, {})))
         if images is not None:
             write_images(file, images, arrays["object_id"], attributes)
-
-
-def pixel_of(part: str) -> Pixel:
-    """Return the pixel that a part covers."""
-    order, index = part.split("-")
-    return Pixel(int(order), int(index))
 
 
 def fill_text(feature: Feature) -> str:

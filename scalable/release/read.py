@@ -13,6 +13,7 @@ import dask.array as da
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -62,12 +63,14 @@ class Release:
     @property
     def rows(self) -> int:
         """Number of rows, before any cut."""
-        return int(self.manifest["accounting"]["released"])
+        return sum(int(shard["rows"]) for shard in self.manifest["shards"])
 
     @property
     def index(self) -> pa.Table:
         """One row each: ids, position, shard, row, split, labels and digest."""
-        return read_leaf(self.path / names.INDEX)
+        found = read_leaf(self.path / names.INDEX)
+        mine = pa.array([shard["path"] for shard in self.manifest["shards"]])
+        return found if found.num_rows == self.rows else found.filter(pc.is_in(found["shard"], mine))
 
     def iterate(self, columns: Sequence[str] | None = None, *, split: str | None = None) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the rows shard by shard as NumPy arrays.
@@ -274,7 +277,7 @@ class Release:
         return "\n".join(lines)
 
 
-def open_release(path: str | Path, *, quality: str = "") -> Release:
+def open_release(path: str | Path, *, quality: str = "", simulated: bool = True) -> Release:
     """Open a release; only its manifest is read.
 
     Parameters
@@ -283,6 +286,8 @@ def open_release(path: str | Path, *, quality: str = "") -> Release:
         Its folder.
     quality : str
         Names of the survey's quality cuts, comma between, or an SQL condition: rows that do not fulfil it are left out.
+    simulated : bool
+        Whether rows that were drawn from a mixture are among those that are read.
 
     Raises
     ------
@@ -292,6 +297,8 @@ def open_release(path: str | Path, *, quality: str = "") -> Release:
     folder = local_place(path)
     manifest = read_manifest(folder)
     load_plugin(manifest)
+    if not simulated:
+        manifest["shards"] = [shard for shard in manifest["shards"] if not shard.get("simulated")]
     return Release(folder, manifest, quality)
 
 

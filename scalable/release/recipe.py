@@ -93,9 +93,35 @@ class Outliers(Part):
 
 
 class Impute(Part):
-    """Fill the cells of a column that hold no value with its median; their state says so, and another keeps what it was."""
+    """Fill the cells of a column that hold no value; their state says so, and another column keeps what it was.
+
+    What several entries say of one column is done in order: each fills what those before it left empty.
+    """
 
     column: str
+    method: Literal["median", "nearest", "regression"] = "median"
+    using: tuple[str, ...] = Field((), description="columns that the value follows from; a row without one of them stays empty")
+    neighbours: int = Field(5, ge=1, description="of nearest: rows whose mean is taken")
+    reference: int = Field(2000, ge=10, le=20_000, description="of nearest: most rows among which they are sought")
+    reason: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _follows(self) -> Impute:
+        if (self.method == "median") == bool(self.using):
+            raise ValueError(
+                f"method: {self.method} " + ("takes no using" if self.using else "needs using: columns it follows from")
+            )
+        if self.column in self.using:
+            raise ValueError(f"using: {self.column} cannot follow from itself")
+        return self
+
+
+class Simulate(Part):
+    """Rows drawn from a mixture that join the release, beside those that were observed: their origin says so."""
+
+    rows: int = Field(ge=1)
+    seed: int = Field(0, ge=0)
+    split: Literal["train", "validation", "test"] = "train"
     reason: str = Field(min_length=1)
 
 
@@ -176,11 +202,17 @@ class Recipe(Part):
     impute: tuple[Impute, ...] = ()
     labels: tuple[Label, ...] = ()
     simulated: str = Field("", description="SQL condition on rows that were simulated, not observed: their origin says so")
+    simulate: Simulate | None = Field(None, description="rows drawn from a mixture, for a model given beside the recipe")
     columns: dict[str, Meaning] = Field(
         default_factory=dict, description="by name or pattern such as *_Mag1; the name itself, then the longest pattern"
     )
     split: Split = Split()
     datasheet: dict[str, str] = Field(default_factory=dict, description="answers; 'not applicable: …' with a reason")
+    shard_mb: float = Field(
+        1000,
+        gt=0,
+        description="most of a shard unpacked [MB], light curves and pixels counted; larger leaves are divided",
+    )
     whole: bool = Field(False, description="release the source files too, so that FITS files come back bit for bit")
 
     @model_validator(mode="after")
@@ -188,6 +220,8 @@ class Recipe(Part):
         of_objects = self.join or self.statistics or self.light_curves or self.images
         if self.rows == "objects" and not of_objects:
             raise ValueError("rows: objects need something to release: give join, statistics, light_curves or images")
+        if self.rows == "detections" and self.simulate:
+            raise ValueError("simulate: a mixture draws objects; say rows: objects")
         if self.rows == "detections" and of_objects:
             raise ValueError("rows: detections have neither join, statistics, light_curves nor images")
         if self.codec == "carry" and not self.images:

@@ -24,10 +24,12 @@ from scalable.io.remote import local_copy
 from scalable.io.rules import apply_rules, stored_schema
 from scalable.release import manifest as names
 from scalable.release.assemble import Arrays, Robust, assemble, light_curve_arrays
+from scalable.release.drawn import are_drawn, difference, drawn_arrays, open_drawn
+from scalable.release.fill import fillings
 from scalable.release.manifest import read_manifest
 from scalable.release.observed import observed
 from scalable.release.parts import as_json
-from scalable.release.recipe import Recipe, parse_recipe
+from scalable.release.recipe import Recipe, Simulate, parse_recipe
 from scalable.release.rows import catalog_of, curve_schema, features
 from scalable.release.select import parse_cuts
 from scalable.release.sources import SourceFile, headers_of, source_digest
@@ -113,10 +115,21 @@ def check_samples(folder: Path, survey: Survey, samples: int) -> Found:
     recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
     again = _Again(survey, recipe, manifest, {one.source_id for one in listed_sources(folder) if one.kind == "table"})
     yield from again.columns(manifest["columns"])
-    chosen = sampled(folder, samples)
+    chosen = sampled(folder, samples, ~are_drawn(read_leaf(folder / names.INDEX)))
     for path in dict.fromkeys(chosen["shard"].to_pylist()):
         rows = chosen.filter(pa.array(np.asarray(chosen["shard"].to_pylist()) == path))["row"].to_numpy()
         yield from again.compare(folder, path, rows)
+
+
+def check_simulated(folder: Path, survey: Survey) -> Found:
+    """Yield every simulated row, drawn again from the mixture that the release keeps."""
+    manifest = read_manifest(folder)
+    recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
+    again = _Again(survey, recipe, manifest, {one.source_id for one in listed_sources(folder) if one.kind == "table"})
+    if recipe.simulate is None:
+        yield f"{names.MANIFEST}: simulated", "names a mixture, the recipe simulates nothing"
+        return
+    yield from again.drawn(folder, recipe.simulate, manifest)
 
 
 class _Again:
@@ -140,7 +153,7 @@ class _Again:
         self._cuts = parse_cuts(recipe, catalog.schema)
         rule = manifest["outliers"]
         self._robust = Robust(tuple(rule["columns"]), tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"],
-                              tuple(manifest["imputed"].items()))  # fmt: skip
+                              fillings(manifest))  # fmt: skip
 
     def _described(self, source: Source) -> Schema:
         with local_copy(source.path) as path:
@@ -156,6 +169,23 @@ class _Again:
             wrong = [f"{name} is {other.get(name)!r}, the survey gives {one.get(name)!r}" for name in sorted({*one, *other})
                      if one.get(name) != other.get(name)]  # fmt: skip
             yield f"{names.MANIFEST}: {key[1]}", "; ".join(wrong)
+
+    def drawn(self, folder: Path, asked: Simulate, manifest: Mapping[str, Any]) -> Found:
+        """Yield what the manifest says of simulated rows, then each of them."""
+        mixture = open_drawn(folder / names.MODEL, asked, self._released)
+        yield f"{names.MANIFEST}: simulated", difference(manifest["simulated"], mixture)
+        for shard in manifest["shards"]:
+            if not shard.get("simulated"):
+                continue
+            path, span = shard["path"], mixture.span_of(shard["path"])
+            made = drawn_arrays(mixture, span, self._rows_schema, self._released, self._recipe, self._cuts, self._robust,
+                                self._survey.bands)  # fmt: skip
+            with h5py.File(folder / path, "r") as file:
+                released = {name: _values(file[name], slice(None)) for name in file if name not in self._images}
+            wrong: list[set[str]] = [set() for _ in range(*span)]
+            _note(wrong, np.arange(len(wrong)), made, released)
+            for row, columns in enumerate(wrong):
+                yield f"{path}: row {row}", f"{', '.join(sorted(columns))} not as the mixture gives" if columns else ""
 
     def compare(self, folder: Path, path: str, rows: NDArray[np.int64]) -> Found:
         """Yield the given rows of a shard."""
@@ -241,7 +271,7 @@ class _Again:
         return pa.concat_tables(found)
 
 
-def _values(dataset: h5py.Dataset, rows: NDArray[np.int64]) -> NDArray[Any]:
+def _values(dataset: h5py.Dataset, rows: NDArray[np.int64] | slice) -> NDArray[Any]:
     """Return rows of a dataset: it is read whole, for the rows lie anywhere in it."""
     text = h5py.check_string_dtype(dataset.dtype) is not None
     values: NDArray[Any] = (dataset.asstr() if text else dataset)[()][rows]

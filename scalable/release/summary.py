@@ -83,14 +83,14 @@ def describe(
         "recipe": recipe.model_dump(mode="json"),
         "steps_digest": hashlib.sha256(as_json(steps).encode()).hexdigest(),
         "index": {f.name: str(f.type) for f in index.schema if f.name != "row_digest"},
-        "shards": [_shard(record, plan, digests) for record in records if record["rows"]],
+        "shards": [_shard(piece, plan, digests) for record in records for piece in record["pieces"]],
         "selection": selection(recipe, plan, records),
         "accounting": _accounting(collection, recipe, records),
         "flags": {name: {**entry, "rows": counts[int(str(entry["bit"]))]} for name, entry in flags.items()},
         "origins": {text: sum(one["origin"][int(code)] for one in digested) for code, text in ORIGINS.items()},
         "outliers": {"columns": list(robust.columns), "middle": list(robust.middle), "half_width": list(robust.half_width),
                      "fitted_by": robust.fitted_by, "threshold": far.threshold if far else None},
-        "imputed": {name: value for name, value in robust.fills},
+        "imputed": [filling.to_json() for filling in robust.fills],
         "sketches": sketches_of(digested),
         "split": split_facts(recipe, index),
         "coverage": coverage([one["cells"] for one in digested]),
@@ -110,10 +110,10 @@ def _images(plan: Plan, digested: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return describe_images(plan.images) | {"objects_with_image": shown, "objects_without_image": rows - shown, "pixels": pixels}
 
 
-def _shard(record: Mapping[str, Any], plan: Plan, digests: Mapping[str, str]) -> dict[str, Any]:
-    part = record["part"]
-    found = {"path": shard_path(part), "rows": record["rows"], "digest": digests[part]}
-    return found | ({"light_curves": light_curve_path(part), "detections": record["detections"]} if plan.of_objects else {})
+def _shard(piece: Mapping[str, Any], plan: Plan, digests: Mapping[str, str]) -> dict[str, Any]:
+    part = piece["part"]
+    found = {"path": shard_path(part), "rows": piece["rows"], "digest": digests[part]}
+    return found | ({"light_curves": light_curve_path(part), "detections": piece["detections"]} if plan.of_objects else {})
 
 
 def selection(recipe: Recipe, plan: Plan, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

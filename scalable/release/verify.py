@@ -21,11 +21,13 @@ from scalable.catalog.ingest import ingest
 from scalable.cluster import run_tasks
 from scalable.cube.write import write_cube
 from scalable.errors import ScalableError
+from scalable.io.hdf5_probe import why_deadly
 from scalable.io.hdf5_write import text_attributes
 from scalable.io.parquet import read_leaf
 from scalable.io.remote import local_place
 from scalable.release import manifest as names
 from scalable.release.assemble import BEFORE, Arrays
+from scalable.release.drawn import are_drawn
 from scalable.release.images import digest_images, load_plugin, read_blocks, step_of
 from scalable.release.manifest import file_digest, files_below, own_dataset, read_manifest, read_sums
 from scalable.release.parts import digest_rows
@@ -33,7 +35,8 @@ from scalable.release.provenance import SOURCE_COLUMNS, headers_digest, sources_
 from scalable.release.read import open_release
 from scalable.release.recipe import parse_recipe
 from scalable.release.recut import check_images
-from scalable.release.resample import check_headers, check_samples, check_sources
+from scalable.release.resample import check_headers, check_samples, check_simulated, check_sources, same_bits
+from scalable.release.split import Part
 from scalable.release.summary import attributes_of, split_facts
 from scalable.release.version import compare_rows, content_digest
 from scalable.release.write import documents, write_release
@@ -42,6 +45,7 @@ from scalable.survey import open_survey
 
 LEVELS = {1: "checksums", 2: "what it says of itself", 3: "sampled rows from the sources", 4: "full rebuild"}
 _SHOWN, _CUBE_OBJECTS = 20, 256
+_OTHER_BYTES = "its bytes are not those that SHA256SUMS lists"
 _OWN_ENTRIES = {"version", "parent", "date", "written_by", "libraries", "content"}
 """What a manifest says of its own making, and its digest of all rows, whose differences are listed row by row."""
 
@@ -114,11 +118,15 @@ def verify_release(path: str | Path, *, level: int = 2, sources: str | Path | No
     found = _Findings()
     # A check that stumbles over what is damaged says so, and the others go on.
     found.check(1, "checksums", lambda: _checksums(folder, found))
+    deadly = _deadly(folder, found) if level > 1 else set()
     if level > 1:
         found.check(2, "manifest and documents", lambda: _documents(folder, found))
-        found.check(2, "rows: schema, states, digests", lambda: _shards(folder, found))
+        found.check(2, "rows: schema, states, digests", lambda: _shards(folder, found, deadly))
         found.check(2, "books, version and splits", lambda: _books(folder, found))
-        found.check(2, "provenance", lambda: _provenance(folder, found))
+        if names.PROVENANCE not in deadly:
+            found.check(2, "provenance", lambda: _provenance(folder, found))
+    if deadly:
+        return Verification(folder, tuple(found.checked), tuple(found.findings))
     root = Path(sources) if sources is not None else Path()
     if level > 2:
         survey = found.check(3, "survey", lambda: [_survey(folder, root)])
@@ -126,6 +134,8 @@ def verify_release(path: str | Path, *, level: int = 2, sources: str | Path | No
             found.check(3, "sources", lambda: found.take(3, check_sources(folder, survey[0])))
             found.check(3, "headers", lambda: found.take(3, check_headers(folder, survey[0])))
             found.check(3, "sampled rows", lambda: found.take(3, check_samples(folder, survey[0], samples)))
+            if read_manifest(folder).get("simulated"):
+                found.check(3, "simulated rows", lambda: found.take(3, check_simulated(folder, survey[0])))
             if read_manifest(folder).get("images"):
                 found.check(3, "sampled images", lambda: found.take(3, check_images(folder, survey[0], samples)))
     if level > 3:
@@ -170,8 +180,18 @@ def _checksums(folder: Path, found: _Findings) -> int:
     both = [name for name in present if name in listed]
     for name, digest in zip(both, run_tasks(_digest, both, str(folder)), strict=True):
         if digest != listed[name]:
-            found.add(1, name, "its bytes are not those that SHA256SUMS lists")
+            found.add(1, name, _OTHER_BYTES)
     return len(both)
+
+
+def _deadly(folder: Path, found: _Findings) -> set[str]:
+    """Note the damaged files that crash who reads them, and return their names: nothing may open them."""
+    damaged = [one.where for one in found.findings if one.problem == _OTHER_BYTES and one.where.endswith(".h5")]
+    reasons = {name: why_deadly(folder / name) for name in damaged}
+    for name, reason in reasons.items():
+        if reason:
+            found.add(2, name, f"cannot be read: {reason}; fetch it again")
+    return {name for name, reason in reasons.items() if reason}
 
 
 def _digest(name: str, folder: str) -> str:
@@ -215,15 +235,16 @@ def read_shard(path: Path, skipped: Sequence[str] = ()) -> tuple[Arrays, dict[st
         return arrays, attributes, {str(k): str(v) for k, v in file.attrs.items()}
 
 
-def _shards(folder: Path, found: _Findings) -> int:
+def _shards(folder: Path, found: _Findings, deadly: set[str]) -> int:
     manifest = read_manifest(folder)
     seen = 0
-    for problems, rows in run_tasks(_check_shard, manifest["shards"], str(folder), manifest):
+    shards = [shard for shard in manifest["shards"] if not deadly & {shard["path"], shard.get("light_curves")}]
+    for problems, rows in run_tasks(_check_shard, shards, str(folder), manifest):
         seen += rows
         found.take(2, iter(problems))
     listed = {name for shard in manifest["shards"] for name in (shard["path"], shard.get("light_curves")) if name}
     for name in files_below(folder):
-        if name.startswith("data/Norder=") and name not in listed:
+        if name.startswith(("data/Norder=", "data/Simulated/")) and name not in listed:
             found.add(2, name, f"is no shard that {names.MANIFEST} lists")
     return seen
 
@@ -276,7 +297,7 @@ def _look_into(shard: Mapping[str, Any], folder: Path, manifest: Mapping[str, An
             (f"{path}: row {row}", f"object {rows['object_id'][row]} is not what {names.INDEX} digests") for row in bad[:_SHOWN]
         ]
     for name in ("object_id", "ra", "dec", "split", "fold", "source_id", "source_row"):
-        if len(listed) == digests.size and not np.array_equal(mine[name].to_numpy(), rows[name]):
+        if len(listed) == digests.size and not same_bits(mine[name].to_numpy(), rows[name]).all():
             problems.append((path, f"{name} is not that of {names.INDEX}"))
     return problems, len(digests)
 
@@ -354,12 +375,17 @@ def _books(folder: Path, found: _Findings) -> int:
         found.add(
             2, f"{names.MANIFEST}: accounting", f"{books['in']} in, {books['released']} released, {books['rejected']} rejected"
         )
-    if index.num_rows != books["released"]:
-        found.add(2, names.INDEX, f"has {index.num_rows} rows, {books['released']} were released")
+    drawn = are_drawn(index)
+    for what, count, told in (("observed", int((~drawn).sum()), books["released"]),
+                              ("simulated", int(drawn.sum()), books.get("simulated", 0))):  # fmt: skip
+        if count != told:
+            found.add(2, names.INDEX, f"has {count} {what} rows, {told} were released")
     if content_digest(index, manifest["recipe"]["rows"]) != manifest["content"]:
         found.add(2, names.INDEX, "the digest of all rows is not that of the manifest")
     recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
-    facts = split_facts(recipe, index)
+    if recipe.simulate and np.any(index["split"].to_numpy()[drawn] != Part[recipe.simulate.split.upper()]):
+        found.add(2, names.INDEX, f"a simulated row is not in the split {recipe.simulate.split}")
+    facts = split_facts(recipe, index.filter(pa.array(~drawn)))
     for key, value in facts.items():
         if manifest["split"].get(key) != value:
             found.add(2, f"{names.MANIFEST}: split.{key}", f"is {manifest['split'].get(key)!r}, the rows give {value!r}")
@@ -454,11 +480,11 @@ def _rebuild(folder: Path, root: Path, found: _Findings) -> int:
     with tempfile.TemporaryDirectory(prefix="scalable-verify-") as temporary:
         collection = ingest(_survey(folder, root), into=Path(temporary) / "store")
         recipe = parse_recipe(manifest["recipe"], names.MANIFEST)
-        cube = None
+        cube, model = None, folder / names.MODEL if manifest.get("simulated") else None
         if manifest["images"]:
             found.take(4, check_images(folder, _survey(folder, root), index.num_rows))
             cube = write_cube(_with_images(folder), Path(temporary) / "cube")
-        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, fitted=manifest)
+        again = write_release(collection, recipe, into=Path(temporary) / "release", cube=cube, model=model, fitted=manifest)
         diff = compare_rows(read_leaf(again / names.INDEX), index, manifest["recipe"]["rows"])
         made = read_manifest(again)
     for key in sorted(set(made) - _OWN_ENTRIES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,24 +19,39 @@ from dask.base import tokenize
 
 from scalable.catalog.collection import Collection
 from scalable.cluster import run_tasks
-from scalable.errors import AccountingError, ColumnError, StoreError, SurveyError, nearest
-from scalable.io.atomic import holding, publish, write_text
+from scalable.errors import AccountingError, ColumnError, InputError, StoreError, SurveyError, nearest
+from scalable.io.atomic import holding, publish, write_bytes, write_text
 from scalable.io.parquet import read_leaf, write_stream
 from scalable.io.remote import local_place
 from scalable.io.runs import read_arrow, read_json, write_json
 from scalable.kernels.quantile import PASSES, from_sortable, merge_counts, narrow
 from scalable.release import manifest as names
-from scalable.release.assemble import Robust
+from scalable.release.assemble import ORIGINS, Robust
 from scalable.release.croissant import croissant
 from scalable.release.datasheet import FORMAT_TEXT, datasheet, readme
+from scalable.release.drawn import SIMULATED, open_drawn
+from scalable.release.fill import Filling, fillings, fit, merge
 from scalable.release.images import CubeImages, check_guard, image_entries, image_sources, images_of
 from scalable.release.lock import code_digest, lock_file
 from scalable.release.loss import label_bias
 from scalable.release.manifest import read_manifest, write_sums
 from scalable.release.observed import Observed, observed
-from scalable.release.parts import Plan, Shell, as_json, bin_edges, count_part, digest_part, make_part, shard_path, write_shard
+from scalable.release.parts import (
+    Plan,
+    Shell,
+    as_json,
+    bin_edges,
+    count_part,
+    digest_part,
+    draw_part,
+    make_part,
+    sample_parts,
+    shard_path,
+    write_drawn,
+    write_shard,
+)
 from scalable.release.provenance import Provenance, write_provenance
-from scalable.release.recipe import Recipe, check_meanings, require_motives
+from scalable.release.recipe import Impute, Recipe, check_meanings, require_motives
 from scalable.release.rows import catalog_of, curve_schema, features
 from scalable.release.select import parse_cuts
 from scalable.release.sources import of_observations, read_headers
@@ -43,10 +59,11 @@ from scalable.release.split import check_split
 from scalable.release.summary import column_entries, dataset_attributes, describe
 from scalable.release.version import FIRST, Diff, compare_rows, content_digest, next_version
 from scalable.release.whole import write_whole
-from scalable.schema import Schema
 from scalable.survey import Motivation, Query, Survey
 
 QUANTILES = (0.16, 0.5, 0.84)
+_GATHERED = 64
+"""Most samples that the caller holds at a time."""
 
 
 def write_release(
@@ -56,14 +73,16 @@ def write_release(
     into: str | Path,
     parent: str | Path | None = None,
     cube: str | Path | None = None,
+    model: str | Path | None = None,
     fitted: Mapping[str, Any] | None = None,
     on_done: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Write a release of a store; computes, on the scheduler in use.
 
-    A task holds one leaf: at most about eight times the decoded bytes of the largest leaf, and 128 MB, whatever the images. The
-    caller holds the index, about 250 bytes a row. Parts are written beside ``into`` and published by one rename. Killed and
-    called again with the same arguments, it goes on with what is missing, and the files are those of an undisturbed call.
+    A task holds one leaf: at most about eight times the decoded bytes of the largest leaf, and 128 MB, whatever the images; of a
+    cube, 24 bytes an object. The caller holds the index, about 250 bytes a row. Parts are written beside ``into``, published by
+    one rename. Killed and called again with the same arguments, it goes on with what is missing, and the files are those of an
+    undisturbed call.
 
     Parameters
     ----------
@@ -78,6 +97,8 @@ def write_release(
     cube : str or Path, optional
         Cutouts that `write_cube` wrote of its objects, for a recipe with images. Objects that it does not have are released with
         pixels that say so.
+    model : str or Path, optional
+        The mixture that `fit_mixture` gave and that was saved, for a recipe that simulates rows; the release keeps it.
     fitted : mapping, optional
         A manifest, whose rules of outliers and imputation are kept instead of fitting them; by default that of the parent.
     on_done : callable, optional
@@ -100,7 +121,7 @@ def write_release(
     destination = local_place(into)
     if destination.exists():
         raise StoreError(f"{destination}: is there already; remove it, or give another path")
-    job = _prepare(collection, recipe, parent, fitted, cube)
+    job = _prepare(collection, recipe, parent, fitted, cube, model)
     with working_on(destination, job.token) as work:
         build(job, work, on_done or (lambda *_: None))
         publish(work / "release", destination)
@@ -109,28 +130,34 @@ def write_release(
 
 
 def plan_release(
-    collection: Collection, recipe: Recipe, *, parent: str | Path | None = None, cube: str | Path | None = None
+    collection: Collection,
+    recipe: Recipe,
+    *,
+    parent: str | Path | None = None,
+    cube: str | Path | None = None,
+    model: str | Path | None = None,
 ) -> dict[str, Any]:
     """Check all that can be checked before the first task, and say what would be released; reads no rows, writes nothing.
 
     Returns
     -------
     dict
-        ``rows_in``, ``shards`` (at most), ``columns``, ``light_curves``, ``rules``, ``decoded_bytes`` of all rows, ``sources``.
+        ``rows_in``, ``shards`` (about), ``columns``, ``light_curves``, ``rules``, ``simulated`` rows that join them,
+        ``decoded_bytes`` of all rows, ``sources``.
     """
-    job = _prepare(collection, recipe, parent, None, cube)
+    job = _prepare(collection, recipe, parent, None, cube, model)
     books, plan = collection.accounting, job.plan
     rows = books["objects"] if plan.of_objects else books["stored"]
-    wide, curves = (Schema(tuple(f.column for f in some)).row_bytes for some in (plan.released, plan.light_curves))
-    pixels = sum(one.row_bytes for one in plan.images.variables) if plan.images else 0
+    decoded = rows * plan.row_bytes + books["stored"] * plan.detection_bytes
     return {
         "rows_in": rows,
-        "shards": len(job.parts),
+        "shards": max(len(job.parts), math.ceil(decoded / (recipe.shard_mb * 1e6))),
         "columns": [f.column.name for f in plan.released],
         "light_curves": [f.column.name for f in plan.light_curves],
         "rules": [rule.name for rule in plan.cuts.rules],
         "images": [one.name for one in plan.images.variables] if plan.images else [],
-        "decoded_bytes": round(rows * (wide + pixels) + (books["stored"] * curves if plan.of_objects else 0)),
+        "simulated": recipe.simulate.rows if recipe.simulate else 0,
+        "decoded_bytes": round(decoded),
         "sources": books["files"] - books["quarantined"],
     }
 
@@ -152,7 +179,7 @@ class Job:
 
 
 def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, fitted: Mapping[str, Any] | None,
-             cube: str | Path | None) -> Job:  # fmt: skip
+             cube: str | Path | None, model: str | Path | None) -> Job:  # fmt: skip
     """Check all that can be checked without data."""
     survey = Survey.model_validate(read_json(collection.path / "survey.json"))
     motives = require_motives(survey, recipe)
@@ -164,13 +191,18 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
     images = _images(recipe, cube)
     described = [(column, meaning) for column, meaning, _ in image_entries(images, recipe)] if images else []
     check_meanings([*((f.column, f.meaning) for f in (*released, *curves)), *described])
-    for fill in recipe.impute:
-        known = [f.source for f in released if f.nullable and pa.types.is_floating(f.column.dtype)]
-        if fill.column not in known:
-            raise ColumnError(f"impute: no column {fill.column!r} of numbers is released; {nearest(fill.column, known)}")
+    known = [f.source for f in released if f.nullable and pa.types.is_floating(f.column.dtype)]
+    for asked in recipe.impute:
+        for name in (asked.column, *asked.using):
+            if name not in known:
+                raise ColumnError(f"impute: no column {name!r} of numbers is released; {nearest(name, known)}")
+    if (recipe.simulate is None) != (model is None):
+        wanted = "a mixture is needed to draw from: give the model" if recipe.simulate else "say how many rows it should draw"
+        raise SurveyError(f"{recipe.release}: simulate: {wanted}")
+    drawn = open_drawn(local_place(model), recipe.simulate, released) if recipe.simulate and model else None
     plan = Plan("", catalog.chain, catalog.schema, released, curves, recipe,
                 parse_cuts(recipe, catalog.schema), collection.bands,
-                _observed(collection), images)  # fmt: skip
+                _observed(collection), images, drawn)  # fmt: skip
     folder = local_place(parent) if parent is not None else None
     before = read_manifest(folder) if folder else None
     fitted = fitted or before
@@ -183,9 +215,11 @@ def _prepare(collection: Collection, recipe: Recipe, parent: str | Path | None, 
         content,
         fitted,
         images,
+        drawn,
     )
     leaves = tuple(sorted(catalog.leaves, key=lambda leaf: leaf.pixel))
-    return Job(collection, survey, recipe, motives, plan, leaves, catalog.history, folder, fitted, token)
+    steps = (*catalog.history, *({"step": "impute", **asked.model_dump(mode="json")} for asked in recipe.impute))
+    return Job(collection, survey, recipe, motives, plan, leaves, steps, folder, fitted, token)
 
 
 def _observed(collection: Collection) -> Observed:
@@ -241,7 +275,7 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     plan, release = _at(job.plan, work), work / "release"
     release.mkdir(exist_ok=True)
     records = _run("select", make_part, job.parts, tell, plan)
-    parts = [record["part"] for record in records if record["rows"]]
+    parts = [piece["part"] for record in records for piece in record["pieces"]]
     if not parts:
         raise StoreError(f"{job.recipe.release}: no row is left; nothing was written. Dropped: {_dropped(records)}")
     before = read_manifest(job.parent) if job.parent else None
@@ -250,6 +284,9 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     index = pa.concat_tables([read_arrow(plan.file(part, "index.arrow")) for part in parts])
     if index.num_rows != sum(record["rows"] for record in records):
         raise AccountingError("rows selected and rows indexed do not balance; nothing was written")
+    observed_rows, drawn = index, plan.drawn.parts if plan.drawn else []
+    simulated = _run("simulate", draw_part, drawn, tell, plan, robust)
+    index = pa.concat_tables([index, *(read_arrow(plan.file(part, "index.arrow")) for part in drawn)])
     diff = _diff(job, index)
     version = next_version(before["version"], diff) if before and diff else FIRST
     sources = of_observations(job.collection.observations.to_pydict())
@@ -258,16 +295,23 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     if plan.images is not None:
         more, paths = image_sources(plan.images, first_image, work)
         sources, headers = (*sources, *more), [*headers, *paths]
-    manifest = describe(job.collection, job.survey, job.recipe, job.motives, plan, index, records, digested, robust)
+    manifest = describe(job.collection, job.survey, job.recipe, job.motives, plan, observed_rows, records, digested, robust)
+    if plan.drawn is not None:
+        write_bytes(release / names.MODEL, Path(plan.drawn.path).read_bytes())
+        manifest["shards"] += simulated
+        manifest["accounting"]["simulated"] = plan.drawn.asked.rows
+        manifest["origins"][ORIGINS[str(SIMULATED)]] += plan.drawn.asked.rows
     manifest |= {
         "version": version,
         "content": content_digest(index, job.recipe.rows),
         "parent": _parent(before, diff),
+        "simulated": plan.drawn.to_json() if plan.drawn else None,
         "steps": list(job.steps),
         "columns": column_entries(plan),
     }
     shell = Shell(_root(manifest), *dataset_attributes(plan), _ranges(manifest["sketches"]))
     histograms = _run("shards", write_shard, parts, tell, plan, robust, str(release), shell)
+    _run("simulated shards", write_drawn, drawn, tell, plan, robust, str(release), shell)
     for name, sketch in manifest["sketches"].items():
         if name in shell.ranges:
             sketch["histogram"] = np.sum([found[name] for found, _ in histograms], axis=0).tolist()
@@ -282,7 +326,7 @@ def build(job: Job, work: Path, tell: Callable[[str, int, int], None]) -> dict[s
     manifest |= write_provenance(release / names.PROVENANCE, books)
     _check_books(manifest)
     _write_index(index, release)
-    size = sum((release / shard_path(part)).stat().st_size for part in parts)
+    size = sum((release / shard_path(part)).stat().st_size for part in (*parts, *drawn))
     manifest["bytes_per_row"] = round(size / index.num_rows, 1)
     write_documents(release, job.survey, manifest, diff)
     write_sums(release)
@@ -316,24 +360,43 @@ def _dropped(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _fit(parts: Sequence[str], plan: Plan, kept: Mapping[str, Any] | None) -> Robust:
     """Return what outliers are measured by and cells imputed with: rules that are kept, or order statistics of all rows."""
     far = plan.recipe.outliers.far.columns if plan.recipe.outliers.far else ()
-    filled = tuple(fill.column for fill in plan.recipe.impute)
-    rule, fills = (kept["outliers"], kept["imputed"]) if kept else ({"columns": None}, {})
+    rule: Mapping[str, Any] = kept["outliers"] if kept else {"columns": None}
+    before = fillings(kept) if kept else ()
     again = tuple(rule["columns"] or ()) != far
-    columns = tuple(dict.fromkeys([*(far if again else ()), *(name for name in filled if name not in fills)]))
-    found = _quantiles(parts, plan, columns)
-    values = tuple((name, fills[name] if name in fills else found[name][1]) for name in filled)
+    fills = {asked: next((one for one in before if one.is_of(asked)), None) for asked in plan.recipe.impute}
+    medians = [asked.column for asked, filling in fills.items() if filling is None and not asked.using]
+    found, counts = _quantiles(parts, plan, tuple(dict.fromkeys([*(far if again else ()), *medians])))
+    filled = tuple(filling or _filling(parts, plan, asked, found, counts) for asked, filling in fills.items())
     if not far:
-        return Robust(fills=values)
+        return Robust(fills=filled)
     if not again:
-        return Robust(far, tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"], values)
+        return Robust(far, tuple(rule["middle"]), tuple(rule["half_width"]), rule["fitted_by"], filled)
     widths = tuple((found[name][2] - found[name][0]) / 2 for name in far)
-    return Robust(far, tuple(found[name][1] for name in far), widths, FIRST, values)
+    return Robust(far, tuple(found[name][1] for name in far), widths, FIRST, filled)
 
 
-def _quantiles(parts: Sequence[str], plan: Plan, columns: tuple[str, ...]) -> dict[str, list[float]]:
-    """Return the `QUANTILES` of columns of all rows, exactly; 0 of one without a value."""
+def _filling(
+    parts: Sequence[str], plan: Plan, asked: Impute, found: Mapping[str, list[float]], counts: Mapping[str, int]
+) -> Filling:
+    """Return the rule of imputation that a recipe asks for, fitted to the rows that stay.
+
+    Raises
+    ------
+    InputError
+        If there are too few to learn from.
+    """
+    if not asked.using:
+        if not counts[asked.column]:
+            raise InputError(f"impute: no row holds {asked.column}: there is no median; leave it empty")
+        return Filling(asked.column, asked.method, rows=counts[asked.column], value=found[asked.column][1])
+    some = np.array_split(np.array(parts), min(len(parts), _GATHERED))
+    return fit(merge(run_tasks(sample_parts, [one.tolist() for one in some], plan, asked), asked), asked)
+
+
+def _quantiles(parts: Sequence[str], plan: Plan, columns: tuple[str, ...]) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return the `QUANTILES` of columns of all rows, exactly, 0 of one without a value; and how many values each has."""
     if not columns:
-        return {}
+        return {}, {}
     each = len(QUANTILES)
     prefixes = np.zeros(len(columns) * each, dtype=np.uint64)
     ranks = np.zeros(len(prefixes), dtype=np.int64)
@@ -345,7 +408,7 @@ def _quantiles(parts: Sequence[str], plan: Plan, columns: tuple[str, ...]) -> di
         prefixes, ranks = narrow(merge_counts([counts for counts, _ in found]), prefixes, ranks, done)
     values = from_sortable(prefixes).reshape(-1, each)
     values[totals == 0] = 0.0
-    return dict(zip(columns, values.tolist(), strict=True))
+    return dict(zip(columns, values.tolist(), strict=True)), dict(zip(columns, totals.tolist(), strict=True))
 
 
 def _diff(job: Job, index: pa.Table) -> Diff | None:

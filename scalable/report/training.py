@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.kernels.metrics import DEFINITIONS, relative
-from scalable.kernels.mixture import Parameters
+from scalable.kernels.mixture import Parameters, draw_rows
 from scalable.report import learning
 from scalable.report.page import Section, write_page
 from scalable.train.batches import Batches, arrays
@@ -20,7 +20,6 @@ from scalable.train.components import PCA
 from scalable.train.mixture import GaussianMixture
 from scalable.train.model import Model
 from scalable.train.photoz import permutation_importance
-from scalable.train.predict import draw_rows
 from scalable.train.sample import Sample, draw
 from scalable.train.tables import Data, batches_of
 

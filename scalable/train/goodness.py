@@ -10,8 +10,8 @@ from scipy.spatial.distance import cdist
 from scipy.stats import ks_2samp
 
 from scalable.errors import InputError
+from scalable.kernels.mixture import draw_rows
 from scalable.train.model import Model
-from scalable.train.predict import draw_rows
 from scalable.train.sample import draw
 from scalable.train.tables import Data, batches_of
 

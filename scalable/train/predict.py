@@ -17,8 +17,7 @@ from scalable.catalog.steps import Chain
 from scalable.errors import ColumnError, InputError, require
 from scalable.io.export import write_tables
 from scalable.io.layout import LeafInfo
-from scalable.kernels.counter import normal, uniform
-from scalable.kernels.mixture import Parameters, log_density, responsibilities
+from scalable.kernels.mixture import draw_rows, log_density, responsibilities
 from scalable.schema import Column, Schema
 from scalable.survey import ColumnRule
 from scalable.train.model import Model
@@ -180,21 +179,6 @@ class Draw:
         every = {"row": np.arange(start, stop), "component": component.astype(np.int32)}
         every |= dict(zip(self.model.features.names, rows, strict=True))
         return pa.table({name: every[name] for name in columns})
-
-
-def draw_rows(mixture: Parameters, start: int, stop: int, seed: int) -> tuple[Float, NDArray[np.int64]]:
-    """Return rows ``start`` to ``stop`` of a sample, shape (features, rows), and the component of each."""
-    keys = np.arange(start, stop, dtype=np.uint64)
-    edges = np.cumsum(mixture.weights)
-    component = np.minimum(np.searchsorted(edges / edges[-1], uniform(keys, seed=seed), side="right"), len(edges) - 1)
-    d = mixture.means.shape[1]
-    deviates = np.array([normal(keys, seed=seed, stream=1 + j) for j in range(d)])
-    factors = np.linalg.cholesky(mixture.covariances)
-    out = mixture.means[component].T.copy()
-    for j in range(d):
-        for i in range(j + 1):
-            out[j] += factors[component, j, i] * deviates[i]
-    return out, component
 
 
 def sample_mixture(model: Model, rows: int, *, seed: int = 0, blocks: int | None = None) -> Catalog:

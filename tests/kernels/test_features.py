@@ -64,3 +64,18 @@ def test_rules_that_name_nothing_are_refused_and_all_come_back_from_json() -> No
         ClassRule(("Y",), (-1,), "most")
     features = Features(("g", "r"), "r", ("size",), {"rejected": 30.0}, ClassRule(("Y",), (-1.0, -2.0), "all"))
     assert Features.from_dict(features.to_dict()) == features
+
+
+@pytest.mark.parametrize("reference", ["a", "c", "d"])
+def test_columns_follow_from_the_features_that_a_reference_anchors(reference: str) -> None:
+    rng = np.random.default_rng(1)
+    values = {name: rng.normal(20, 2, 50) for name in ("a", "b", "c", "d", "size")}
+    features = Features(("a", "b", "c", "d"), reference=reference, others=("size",))
+    assert features.given == list(values)
+    found = features.columns_of(features.build(values, {})[0])
+    assert set(found) == set(values)
+    for name, column in values.items():
+        np.testing.assert_allclose(found[name], column, rtol=1e-14, err_msg=name)
+    colours = Features(("a", "b"), others=("size",))
+    assert colours.given == ["size"]
+    np.testing.assert_array_equal(colours.columns_of(colours.build(values, {})[0])["size"], values["size"])

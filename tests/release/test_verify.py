@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from scalable.io.hdf5_probe import why_deadly
 from scalable.io.runs import read_json
+from scalable.release.drawn import are_drawn
 from scalable.release.images import digest_images, read_blocks, step_of
 from scalable.release.manifest import file_digest, write_sums
 from scalable.release.parts import digest_rows
@@ -176,12 +179,13 @@ def seal(release: Path) -> None:
     for shard in manifest["shards"]:
         images = [column for column in manifest["columns"] if column["in"] == "images"]
         rows, _, _ = read_shard(release / shard["path"], [column["name"] for column in images])
-        curves, _, _ = read_shard(release / shard["light_curves"])
+        curves = read_shard(release / shard["light_curves"])[0] if "light_curves" in shard else {}
         pixels = None
         if images:
             with h5py.File(release / shard["path"]) as file:
                 pixels, _ = digest_images(read_blocks(file, images, step_of(images)))
-        digests = digest_rows(order_arrays(rows, manifest, "rows"), order_arrays(curves, manifest, "light_curves"), pixels)
+        curves = order_arrays(curves, manifest, "light_curves") if curves else {}
+        digests = digest_rows(order_arrays(rows, manifest, "rows"), curves, pixels)
         columns = {name: pa.array(rows[name]) for name in index.column_names if name in rows}
         columns |= {"shard": [shard["path"]] * len(digests), "row": np.arange(len(digests))}
         columns["row_digest"] = pa.array([one.tobytes() for one in digests], pa.binary(32))
@@ -192,10 +196,11 @@ def seal(release: Path) -> None:
     with h5py.File(release / "provenance.h5") as file:
         sources = {name: read_list(file["sources"][name]) for name in SOURCE_COLUMNS}
         manifest["sources"] |= {"digest": sources_digest(sources), "headers_digest": headers_digest(file["headers"])}
-    released = index.num_rows
+    observed = index.filter(pa.array(~are_drawn(index)))
+    released = observed.num_rows
     manifest["content"] = content_digest(index, "objects")
     manifest["accounting"] |= {"released": released, "in": released + manifest["accounting"]["rejected"]}
-    manifest["split"] = split_facts(parse_recipe(manifest["recipe"], ""), index)
+    manifest["split"] = split_facts(parse_recipe(manifest["recipe"], ""), observed)
     (release / "release.json").write_text(json.dumps(manifest))
     for name, text in documents(manifest, file_digest(release / "index.parquet")).items():
         (release / name).write_text(text)
@@ -305,3 +310,43 @@ def test_a_source_that_changed_is_named(released: Path, sources: Path, tmp_path:
     gone = sorted((elsewhere / "tables").glob("*.fits"))[1]
     gone.unlink()
     assert gone.name in named(verify_release(released, level=3, sources=elsewhere))
+
+
+def test_a_file_that_crashes_its_reader_is_named_and_the_others_are_checked(
+    copied: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, shards = flip_a_byte(copied), read_json(copied / "release.json")["shards"]
+    monkeypatch.setattr(sys, "executable", str(copied.parent / "python"))
+    Path(sys.executable).write_text("#!/bin/sh\nkill -SEGV $$\n")
+    Path(sys.executable).chmod(0o755)
+    found = verify_release(copied, level=3, sources=sources)
+    assert f"level 2: {where}: cannot be read: the HDF5 library crashed (SIGSEGV)" in named(found)
+    rows = {name: count for _, name, count in found.checked}["rows: schema, states, digests"]
+    assert rows == sum(shard["rows"] for shard in shards[1:])
+    assert {level for level, _, _ in found.checked} == {1, 2}
+
+
+def test_a_damaged_file_that_harms_nobody_is_read_all_the_same(copied: Path) -> None:
+    shard = first_shard(copied)
+    data = bytearray(shard.read_bytes())
+    data[: len(data) // 2] = bytes(len(data) // 2)
+    shard.write_bytes(data)
+    assert why_deadly(shard) == ""
+    found = verify_release(copied, level=2)
+    assert f"level 2: {shard.relative_to(copied)}: cannot be read" in named(found)
+
+
+@pytest.mark.long
+def test_verify_outlives_damage_anywhere_in_a_shard(copied: Path) -> None:
+    shard, rng = first_shard(copied), np.random.default_rng(1)
+    whole = shard.read_bytes()
+    for number in range(60):
+        data = np.frombuffer(whole, np.uint8).copy()
+        # Half of them where the tables of the format lie, at its beginning.
+        end = len(data) if number % 2 else 1 << 13
+        at = rng.integers(0, end, rng.integers(1, 20))
+        data[at] ^= rng.integers(1, 256, len(at)).astype(np.uint8)
+        shard.write_bytes(data[: rng.integers(100, len(data))].tobytes() if number % 5 == 0 else data.tobytes())
+        found = verify_release(copied, level=2)
+        assert found.exit_code == 4
+        assert f"level 1: {shard.relative_to(copied)}" in named(found)
