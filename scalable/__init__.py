@@ -11,8 +11,8 @@ from typing import Any
 
 _PUBLIC = {
     # describe
-    "open_survey": "scalable.survey",
-    "Survey": "scalable.survey",
+    "open_survey": "scalable.survey.read",
+    "Survey": "scalable.survey.description",
     "draft_survey": "scalable.catalog.draft",
     "check": "scalable.catalog.check",
     # ingest

@@ -42,7 +42,8 @@ from scalable.release.read import open_release
 from scalable.release.recipe import open_recipe
 from scalable.release.write import write_release
 from scalable.report.run_page import write_run_page
-from scalable.survey import Cutouts, Products, Survey
+from scalable.survey.description import Survey
+from scalable.survey.products import Cutouts, Products
 from scalable.train.model import Model, open_model
 from scalable.train.predict import predict, sample_mixture, write_sample
 from scalable.train.products import teach_mixture, teach_photoz

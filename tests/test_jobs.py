@@ -17,7 +17,7 @@ import pytest
 
 from scalable.catalog.catalog import open_catalog
 from scalable.catalog.ingest import ingest
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.images import ImageSpec, write_images
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables

@@ -26,7 +26,8 @@ from scalable.pipeline import RunReport, list_products, run
 from scalable.release.read import open_release
 from scalable.release.verify import verify_release
 from scalable.report.release import release_sections
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.images import add_images
 from scalable.synthetic.sky import Sky, SkySpec, make_sky
 from scalable.synthetic.tables import add_release, write_tables

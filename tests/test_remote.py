@@ -30,7 +30,8 @@ from scalable.errors import InputError, MissingInputError, StoreError, SurveyErr
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
 from scalable.io.remote import HEAD_BYTES, Url, states
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 
 moto = pytest.importorskip("moto.server", reason="needs an S3 server: pip install 'moto[server]'")
 pytest.importorskip("s3fs", reason="needs the extra s3")

@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from scalable.errors import ColumnError, InputError, SurveyError
-from scalable.survey import KEYS, ColumnRule, ObservationKey, Part, Survey, field_names, model_at, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.part import ObservationKey, Part
+from scalable.survey.read import field_names, model_at, open_survey
+from scalable.survey.tables import KEYS, ColumnRule
 
 GOOD = """\
 survey: Demo

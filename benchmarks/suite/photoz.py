@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.measure import DATA
 from scalable.kernels.features import Features
-from scalable.survey import ColumnRule, NullRule
+from scalable.survey.tables import ColumnRule, NullRule
 from scalable.train.batches import Batches
 from scalable.train.compare import CANDIDATES, Variant, compare, usual_variants
 from scalable.train.incremental import OrderWarning

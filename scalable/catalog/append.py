@@ -53,7 +53,7 @@ from scalable.io.reader import Source
 from scalable.io.remote import Place, local_copy, place
 from scalable.io.runs import flat, read_arrow
 from scalable.sky.pixel import MAX_ORDER, Pixel
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 
 def append(

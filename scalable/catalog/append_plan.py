@@ -19,7 +19,7 @@ from scalable.errors import ScalableError
 from scalable.io.reader import Source
 from scalable.sky.healpix import to_pixels
 from scalable.sky.pixel import MAX_ORDER, Pixel
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 
 @dataclass(frozen=True)

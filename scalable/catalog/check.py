@@ -26,7 +26,7 @@ from scalable.io.observations import read_observations, sources
 from scalable.io.reader import Source, TableInfo, TableReader
 from scalable.io.rules import apply_rules, factor, stored_schema
 from scalable.schema import Column, Schema, is_local_spelling, standard_unit
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 SAMPLE_FILES = 12
 SAMPLE_BYTES = 4 << 20

@@ -19,7 +19,7 @@ from scalable.io.observations import read_observations
 from scalable.io.reader import Source, TableInfo
 from scalable.io.rules import stored_schema
 from scalable.schema import Schema
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 
 INDEX = "observations.csv"
 LAST_HDU = 16

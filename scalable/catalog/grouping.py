@@ -24,7 +24,7 @@ from scalable.kernels.grouping import friends_of_friends, nearest_reference
 from scalable.kernels.partition import unit_vectors
 from scalable.sky.healpix import neighbours, ring_order
 from scalable.sky.pixel import MAX_ORDER
-from scalable.survey import Grouping
+from scalable.survey.tables import Grouping
 
 REFERENCE = "reference.arrow"
 """Name of the run of reference objects in the work folder."""

@@ -43,7 +43,7 @@ from scalable.io.rules import stored_schema
 from scalable.io.runs import read_json, write_json
 from scalable.schema import Schema
 from scalable.sky.pixel import Pixel
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 BATCH_BYTES = 64 << 20
 """Input that one map task reads; its memory is about four times that."""

@@ -34,7 +34,8 @@ from scalable.io.runs import flat, read_arrow, read_json, take_rows, write_arrow
 from scalable.schema import Schema
 from scalable.sky.healpix import around_pixel, merge_ranges, neighbours, ring_order
 from scalable.sky.pixel import MAX_ORDER, Pixel
-from scalable.survey import STORED_NAMES, Store, Survey
+from scalable.survey.description import STORED_NAMES, Survey
+from scalable.survey.tables import Store
 
 Ranges = NDArray[np.int64]
 

@@ -25,7 +25,7 @@ from scalable.kernels.partition import boundaries, boxes, bucket_of, unit_vector
 from scalable.schema import Column, Schema
 from scalable.sky.healpix import to_pixels
 from scalable.sky.pixel import MAX_ORDER
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 CELL_ORDER = 10
 """Order at which rows are counted for the plan (206 arcsec)."""

@@ -19,7 +19,7 @@ from scalable.kernels.partition import split_pixels
 from scalable.schema import Schema
 from scalable.sky.healpix import neighbours, ring_order
 from scalable.sky.pixel import MAX_ORDER, Pixel
-from scalable.survey import Store
+from scalable.survey.tables import Store
 
 CELLS_PER_TASK = 256
 """Crowded cells that one task counts again."""

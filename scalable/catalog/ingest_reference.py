@@ -19,7 +19,8 @@ from scalable.io.reader import Source
 from scalable.io.runs import read_json, take_rows, write_arrow, write_json
 from scalable.schema import Schema
 from scalable.sky.healpix import to_pixels
-from scalable.survey import Grouping, Survey
+from scalable.survey.description import Survey
+from scalable.survey.tables import Grouping
 
 
 def reference_sources(survey: Survey) -> tuple[Source, ...]:

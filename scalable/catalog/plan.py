@@ -29,7 +29,8 @@ from scalable.io.rules import apply_rules, stored_schema
 from scalable.schema import Schema
 from scalable.sky.healpix import to_pixels
 from scalable.sky.pixel import MAX_ORDER, Pixel
-from scalable.survey import Store, Survey
+from scalable.survey.description import Survey
+from scalable.survey.tables import Store
 
 SAMPLE_FILES = 20
 SAMPLE_BYTES = 1 << 20

@@ -26,9 +26,9 @@ _LAZY = {
     "add_release": "scalable.synthetic.tables",
     "WRITERS": "scalable.io.export",
     "input_bytes": "scalable.catalog.ingest",
-    "model_at": "scalable.survey",
-    "field_names": "scalable.survey",
-    "is_remote": "scalable.survey",
+    "model_at": "scalable.survey.read",
+    "field_names": "scalable.survey.read",
+    "is_remote": "scalable.survey.root",
     "set": "dask.config",
 }
 """What a verb needs beyond the public names, loaded when the verb runs: `scalable --help` answers at once."""

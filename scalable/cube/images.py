@@ -14,7 +14,7 @@ from scalable.errors import MissingInputError
 from scalable.io.exposures import Exposure, FileHeaders, ImageSource, list_images, quarantined
 from scalable.io.image_reader import ImageReader
 from scalable.sky.healpix import unit_vectors
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 _FILES_PER_TASK = 64
 _SHOWN = 5

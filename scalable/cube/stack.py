@@ -34,7 +34,7 @@ from scalable.kernels.stack import METHODS as COMBINING
 from scalable.schema import Schema
 from scalable.sky.grid import Tiles
 from scalable.sky.healpix import to_pixels, unit_vectors
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 SHARD_BYTES = 64 << 20
 """Pixels, inverse variances, masks and states that one task makes, about."""

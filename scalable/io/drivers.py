@@ -22,7 +22,7 @@ from scalable.io.reader import CutReader, Hash, Source, TableInfo, TableReader
 from scalable.io.regular import open_regular
 from scalable.io.remote import local_copy, local_head
 from scalable.io.votable import VOTable
-from scalable.survey import is_remote
+from scalable.survey.root import is_remote
 
 _READERS: dict[str, Callable[[], TableReader]] = {
     "fits": FitsTable,

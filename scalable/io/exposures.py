@@ -18,7 +18,9 @@ from scalable.io.observations import read_index
 from scalable.io.remote import find_files
 from scalable.schema import standard_unit
 from scalable.sky.grid import Footprint, footprint, read_wcs
-from scalable.survey import IMAGE_KEYS, Images, Sibling, Survey, is_remote
+from scalable.survey.description import Survey
+from scalable.survey.images import IMAGE_KEYS, Images, Sibling
+from scalable.survey.root import is_remote
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from scalable.errors import InputError, MissingInputError, ScalableError, Survey
 from scalable.io.drivers import reader_for
 from scalable.io.reader import Source
 from scalable.io.remote import find_files
-from scalable.survey import Survey, is_remote
+from scalable.survey.description import Survey
+from scalable.survey.root import is_remote
 
 _SHOWN = 10
 _TYPES = {"field": pa.string(), "band": pa.string(), "mjd": pa.float64(), "exposure_s": pa.float64(), "airmass": pa.float64()}

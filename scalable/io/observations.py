@@ -12,7 +12,7 @@ from scalable.errors import ColumnError, InputError, MissingInputError, SurveyEr
 from scalable.io.found_files import find_observations
 from scalable.io.reader import Source
 from scalable.io.remote import local_copy
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 _ADDED = ("epoch", "path")  # what this reader adds
 

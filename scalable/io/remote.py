@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scalable.errors import ExtraMissingError, InputError, MissingInputError, ScalableError, StoreError, require
-from scalable.survey import is_remote
+from scalable.survey.root import is_remote
 
 SINGLE_PUT_BYTES = 64 << 20
 """Up to this size a file is sent in one request, together with the digest that the server holds it against."""

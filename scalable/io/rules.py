@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from scalable.errors import ColumnError, InputError, nearest
 from scalable.schema import Column, Schema, State, parse_unit, standard_unit
-from scalable.survey import STORED_NAMES, ColumnRule, NullRule
+from scalable.survey.description import STORED_NAMES
+from scalable.survey.tables import ColumnRule, NullRule
 
 WORK_PREFIX = "_work_"
 """How the columns begin that ingest adds while it works; no column of a file may."""

@@ -11,7 +11,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from scalable.errors import SurveyError, nearest
 from scalable.schema import Column
-from scalable.survey import Motivation, Part, Query, Survey, Unit
+from scalable.survey.description import Survey
+from scalable.survey.part import Part, Unit
+from scalable.survey.products import Motivation, Query
 
 QUESTIONS = {
     "motivation_purpose": "For what purpose was the data set created?",

@@ -20,7 +20,7 @@ from scalable.release.assemble import Arrays
 from scalable.release.images import load_plugin
 from scalable.release.manifest import read_manifest
 from scalable.release.resample import Found, same_bits, sampled
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 _OBJECTS = 256
 """Objects that are stacked at a time."""

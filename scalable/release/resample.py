@@ -36,7 +36,7 @@ from scalable.release.sources import SourceFile, headers_of, source_digest
 from scalable.release.summary import entries
 from scalable.schema import Schema
 from scalable.sky.healpix import to_pixels
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 Found = Iterator[tuple[str, str]]
 """Where, and what is wrong there: nothing for what is as it should be."""

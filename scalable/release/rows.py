@@ -19,7 +19,7 @@ from scalable.kernels.partition import boundaries
 from scalable.kernels.variability import DEFAULT
 from scalable.release.recipe import Meaning, Recipe
 from scalable.schema import Column, Schema, State
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 OWN = ("object_id", "ra", "dec", "split", "fold", "weight", "flags", "origin", "outlier_distance", "outlier_class", "source_id",
        "source_row", "lc_offset", "lc_count", "row_digest")  # fmt: skip

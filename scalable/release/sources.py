@@ -16,7 +16,7 @@ from scalable.errors import InputError
 from scalable.io.fits_header import data_bytes, open_fits
 from scalable.io.remote import local_copy
 from scalable.io.runs import read_arrow, write_arrow
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 HEADERS = pa.schema(
     [("source_id", pa.int64()), ("hdu", pa.int32()), ("start", pa.int64()), ("data_start", pa.int64()),

@@ -23,7 +23,8 @@ from scalable.release.recipe import Recipe
 from scalable.release.rows import Feature
 from scalable.release.split import Part, leaks, random_leaks
 from scalable.schema import State
-from scalable.survey import Motivation, Query, Survey
+from scalable.survey.description import Survey
+from scalable.survey.products import Motivation, Query
 
 READ_BY = ("h5py", "xarray", "pandas", "mlcroissant", "datasets", "torch", "tensorflow")
 """Readers that the tests of this version open a release with."""

@@ -41,7 +41,7 @@ from scalable.release.summary import attributes_of, split_facts
 from scalable.release.version import compare_rows, content_digest
 from scalable.release.write import documents, write_release
 from scalable.schema import State
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 
 LEVELS = {1: "checksums", 2: "what it says of itself", 3: "sampled rows from the sources", 4: "full rebuild"}
 _SHOWN, _CUBE_OBJECTS = 20, 256

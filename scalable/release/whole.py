@@ -14,7 +14,7 @@ from scalable.io.fits_header import BLOCK, FitsFile, data_bytes, open_fits, pars
 from scalable.io.hdf5_write import chunk_shape, new_file, write_attributes
 from scalable.io.remote import local_copy
 from scalable.release.sources import SourceFile
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 _IMAGES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _STEP = 1 << 24

@@ -59,7 +59,8 @@ from scalable.release.split import check_split
 from scalable.release.summary import column_entries, dataset_attributes, describe
 from scalable.release.version import FIRST, Diff, compare_rows, content_digest, next_version
 from scalable.release.whole import write_whole
-from scalable.survey import Motivation, Query, Survey
+from scalable.survey.description import Survey
+from scalable.survey.products import Motivation, Query
 
 QUANTILES = (0.16, 0.5, 0.84)
 _GATHERED = 64

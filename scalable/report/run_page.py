@@ -35,7 +35,7 @@ from scalable.report.style import Theme
 from scalable.report.training import labels_of, mixture_sections, redshift_sections
 from scalable.schema import State
 from scalable.sky.healpix import outline
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 from scalable.train.model import open_model
 from scalable.train.products import KEY, mixture_rows, photoz_rows, photoz_sides
 from scalable.train.sample import draw

@@ -19,7 +19,7 @@ from scalable.io.export import write_tables
 from scalable.io.layout import LeafInfo
 from scalable.kernels.mixture import draw_rows, log_density, responsibilities
 from scalable.schema import Column, Schema
-from scalable.survey import ColumnRule
+from scalable.survey.tables import ColumnRule
 from scalable.train.model import Model
 from scalable.train.rows import rows_of_files
 from scalable.train.tables import Data, columns_of

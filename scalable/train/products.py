@@ -9,7 +9,8 @@ from scalable.catalog.catalog import Catalog
 from scalable.catalog.collection import Collection
 from scalable.errors import InputError, SurveyError
 from scalable.kernels.features import ClassRule, Features
-from scalable.survey import Mixture, PhotoZ, Survey
+from scalable.survey.description import Survey
+from scalable.survey.products import Mixture, PhotoZ
 from scalable.train.batches import Batches
 from scalable.train.goodness import sample_tests
 from scalable.train.model import Model, described

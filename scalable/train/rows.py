@@ -21,7 +21,7 @@ from scalable.io.rules import apply_rules, stored_schema
 from scalable.release.manifest import MANIFEST
 from scalable.release.read import open_release
 from scalable.schema import Column, Schema
-from scalable.survey import ColumnRule
+from scalable.survey.tables import ColumnRule
 from scalable.train.batches import BLOCK_ROWS, PART_ROWS
 
 PART_BYTES = 64 << 20

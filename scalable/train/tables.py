@@ -20,7 +20,7 @@ from scalable.kernels.features import Features, units_of
 from scalable.schema import Column, Schema, State, parse_unit
 from scalable.sky.healpix import to_pixels
 from scalable.sky.pixel import MAX_ORDER
-from scalable.survey import ColumnRule
+from scalable.survey.tables import ColumnRule
 from scalable.train.batches import BLOCK_ROWS, Batches, Block, Float
 from scalable.train.rows import Origin, Rows, origin_of, rows_of
 

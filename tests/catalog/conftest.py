@@ -9,7 +9,7 @@ import pytest
 
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import Sky, SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 

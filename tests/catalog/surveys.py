@@ -18,7 +18,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from scalable.catalog.collection import Collection, open_collection
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.tables import write_fits
 
 BANDS = ("J", "Ks")

@@ -26,7 +26,8 @@ from scalable.catalog.append_plan import plan_append
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.errors import AdditionError, InputError, StoreError
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 

@@ -12,7 +12,8 @@ from surveys import Observation, detections, write_survey
 
 from scalable.catalog.check import Finding, check
 from scalable.errors import SurveyError
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "vvv" / "survey.yaml"
 N = 40

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from scalable.catalog.check import Finding, check
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -14,7 +14,7 @@ from surveys import read_by_astropy
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
 from scalable.schema import State
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "des_dnf"
 BANDS = "GRIZY"

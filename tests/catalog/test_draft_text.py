@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scalable.catalog.draft_guess import Guess, Observed, band_of, guess_columns, guess_unit, observe, order_bands
 from scalable.catalog.draft_text import FILL, comment, draft_index, draft_yaml, scalar, unfilled
 from scalable.schema import Column, Schema
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 KEYS = (Column("id", pa.int64()), Column("RA", pa.float64(), unit="deg"), Column("DEC", pa.float64(), unit="deg"))
 SEEN = (Observed("a b-J.fits", "J", 57000.5), Observed("ü.fits", "Ks", 57001.25))

@@ -11,7 +11,7 @@ from astropy.table import Table
 
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 

@@ -26,7 +26,8 @@ from scalable.catalog import ingest_commit, ingest_forecast, ingest_map, ingest_
 from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.cluster import connect
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
 

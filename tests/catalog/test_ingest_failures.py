@@ -32,7 +32,7 @@ from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.cli.main import main
 from scalable.errors import InputError, MissingInputError, StoreError, SurveyError
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import damaged_files, table_paths, write_tables
 
@@ -399,7 +399,7 @@ KILLER = """
 import json, os, signal, sys, tempfile, traceback
 import dask
 from scalable.catalog import ingest as stages, ingest_plan
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 
 CALLS = ("replace", "rename", "link", "symlink", "unlink", "mkdir", "rmdir")
 dask.config.set(scheduler="sync")

@@ -16,7 +16,8 @@ from scalable.catalog.check import check
 from scalable.catalog.ingest import ingest
 from scalable.cli.main import main
 from scalable.errors import InputError
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.tables import write_fits
 
 FILES = [

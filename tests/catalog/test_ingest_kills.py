@@ -34,7 +34,7 @@ import json, sys
 import dask
 from scalable.catalog import append, ingest, ingest_plan
 from scalable.cluster import connect
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 
 ingest.BATCH_BYTES = append.BATCH_BYTES = ingest_plan.TASK_BYTES = 1
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 import dask
 import pyarrow as pa
 from scalable.catalog import ingest, ingest_commit, ingest_forecast, ingest_map, ingest_plan
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 
 order = json.loads(sys.argv[1])
 dask.config.set(scheduler="sync")

@@ -32,7 +32,8 @@ from scalable.catalog.check import check as check_headers
 from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
 from scalable.errors import ColumnError, InputError, MissingInputError
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_fits, write_tables
 

@@ -29,7 +29,7 @@ from scalable.catalog.collection import Collection, open_collection
 from scalable.catalog.ingest import ingest
 from scalable.catalog.versions import expire_versions
 from scalable.errors import AdditionError, InputError, StoreError
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 CALLS = ("replace", "rename", "link", "symlink", "unlink", "mkdir", "rmdir")
 

@@ -18,7 +18,7 @@ from scalable.catalog.ingest import ingest
 from scalable.catalog.match import crossmatch
 from scalable.catalog.search import cone_search, id_search
 from scalable.errors import StoreError
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 DESI, GAIA = "tables/zall-pix-iron_10rows.fits", "tables/gaia_epoch.ecsv"
 

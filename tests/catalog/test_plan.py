@@ -21,7 +21,7 @@ from scalable.catalog.collection import Collection
 from scalable.cli.console import USAGE
 from scalable.cli.main import main
 from scalable.errors import InputError
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import table_paths, write_tables
 

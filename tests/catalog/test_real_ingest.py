@@ -32,7 +32,8 @@ from scalable.catalog.collection import Collection
 from scalable.errors import ScalableError
 from scalable.pipeline import run
 from scalable.schema import State
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 
 DESI = "tables/zall-pix-iron_10rows.fits"
 TESS = "tables/tess_gam02_10rows.fits"

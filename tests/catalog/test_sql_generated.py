@@ -17,7 +17,7 @@ from scalable.catalog.collection import Collection
 from scalable.catalog.duck import widened
 from scalable.catalog.ingest import ingest
 from scalable.catalog.sql import sql
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import Sky
 from scalable.synthetic.tables import write_tables
 

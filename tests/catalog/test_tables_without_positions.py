@@ -39,7 +39,7 @@ from scalable.cli.main import main
 from scalable.errors import ColumnError, InputError, QueryError, StoreError, SurveyError
 from scalable.io.delimited import DelimitedTable
 from scalable.io.parquet import cut_blocks
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.testing import no_compute
 
 

@@ -16,7 +16,8 @@ from scalable.catalog.collection import Collection
 from scalable.catalog.sql import sql
 from scalable.catalog.variability import variability
 from scalable.catalog.zero_points import calibrate, fit_zero_points
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "vvv" / "survey.yaml"
 IMAGES = [1, 2, 3, 6, 7, 8, 9, 10, 12, 13, 14, 15, 18]

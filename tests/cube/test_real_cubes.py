@@ -24,7 +24,8 @@ from scalable.cube.contract import cutout_wcs, open_cube, raw_headers
 from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube
 from scalable.sky.grid import to_pixel, to_sky
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 
 DECAM = """
 bands: [g, r, z]

@@ -26,7 +26,8 @@ from scalable.io.fits_image import FitsImage
 from scalable.io.image_reader import FakeImages
 from scalable.sky.grid import Tiles, to_pixel, to_sky
 from scalable.sky.healpix import to_pixels
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.images import ImageSpec, make_sources, write_images
 from scalable.testing import no_compute
 

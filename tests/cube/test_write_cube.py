@@ -24,7 +24,7 @@ from scalable.cube.contract import check_cube, open_cube, raw_headers
 from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube
 from scalable.errors import StoreError
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.images import ImageSpec, make_sources, write_images
 from scalable.testing import no_compute
 
@@ -106,7 +106,7 @@ CHILD = """
 import sys, time, dask
 import scalable.cube.stack, scalable.cube.write as write
 from scalable.synthetic.images import make_sources
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 sys.path.insert(0, {tests!r})
 from test_write_cube import SPEC
 scalable.cube.stack.MOST_OBJECTS = 7
@@ -264,7 +264,7 @@ def test_thirty_bands_go_from_fits_to_zarr_and_back_each_with_its_label(tmp_path
 
 MEMORY = """
 import resource, sys, dask, numpy as np, pyarrow as pa
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.cube.stack import stack_images
 from scalable.cube.write import write_cube
 count = int(sys.argv[2])

@@ -12,7 +12,8 @@ from astropy.io import fits
 from scalable.errors import InputError, MissingInputError, SurveyError
 from scalable.io.exposures import Exposure, describe_images, list_images, quarantined, shows_another_filter
 from scalable.io.fits_image import FitsImage
-from scalable.survey import Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.read import open_survey
 
 SKY = {
     "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 20.0, "CRPIX1": 8.0, "CRPIX2": 8.0,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scalable.errors import InputError, MissingInputError, SurveyError
 from scalable.io import found_files
 from scalable.io.observations import read_observations, sources
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 from scalable.synthetic.tables import write_fits
 
 TABLE = pa.table({"S": pa.array([1]), "Ra": [10.0], "Dec": [1.0]})

@@ -54,7 +54,7 @@ from scalable.io.hdf5_layout import find_table
 from scalable.io.reader import Source
 from scalable.io.stream import GZIP
 from scalable.kernels.stack import PixelState
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.images import ImageSpec, write_images
 
 Pixels = NDArray[Any]

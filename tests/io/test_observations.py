@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from scalable.errors import ColumnError, InputError, MissingInputError, SurveyError
 from scalable.io.observations import read_observations, sources
-from scalable.survey import Survey
+from scalable.survey.description import Survey
 
 HEADER = "Id,FieldID,Filter,MJD,Seeing\n"
 TEMPLATE = {"path": "F{FieldID}-{Filter}-E{epoch:03d}.fits"}

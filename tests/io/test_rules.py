@@ -12,7 +12,7 @@ import pytest
 from scalable.errors import ColumnError, InputError
 from scalable.io.rules import apply_rules, factor, stored_schema
 from scalable.schema import Column, Schema, State
-from scalable.survey import ColumnRule
+from scalable.survey.tables import ColumnRule
 
 RAD = 180 / math.pi
 

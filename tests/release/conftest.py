@@ -14,7 +14,7 @@ from scalable.catalog.collection import Collection
 from scalable.catalog.ingest import ingest
 from scalable.release.recipe import Recipe, parse_recipe
 from scalable.release.write import write_release
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import RECIPE, write_tables
 

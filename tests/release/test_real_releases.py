@@ -25,7 +25,7 @@ from scalable.release.recipe import COMPUTED, QUESTIONS, open_recipe, parse_reci
 from scalable.release.verify import verify_release
 from scalable.release.write import write_release
 from scalable.sky.grid import to_sky
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 
 
 @pytest.fixture(autouse=True)

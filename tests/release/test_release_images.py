@@ -33,7 +33,7 @@ from scalable.release.read import open_release
 from scalable.release.recipe import Recipe
 from scalable.release.verify import verify_release
 from scalable.release.write import plan_release, write_release
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.images import add_images
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables

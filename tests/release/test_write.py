@@ -29,7 +29,7 @@ from scalable.release.read import open_release
 from scalable.release.recipe import COMPUTED, QUESTIONS
 from scalable.release.verify import verify_release
 from scalable.release.write import write_release
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 
 
 def digest(folder: Path) -> dict[str, str]:

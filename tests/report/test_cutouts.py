@@ -12,7 +12,7 @@ from astropy.io import fits
 from scalable.cube.stack import stack_images
 from scalable.report.cutouts import colours, coverage, cube_sections, depth, mosaic, write_cube_page
 from scalable.report.style import DARK, LIGHT
-from scalable.survey import open_survey
+from scalable.survey.read import open_survey
 from scalable.synthetic.images import ImageSpec, make_sources, write_images
 
 

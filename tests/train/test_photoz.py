@@ -19,7 +19,7 @@ from scalable.catalog.collection import Collection
 from scalable.errors import ColumnError, InputError, StoreError
 from scalable.kernels.counter import poisson
 from scalable.kernels.features import ClassRule, Features
-from scalable.survey import ColumnRule, NullRule
+from scalable.survey.tables import ColumnRule, NullRule
 from scalable.testing import no_compute
 from scalable.train.components import PCA, Standardizer
 from scalable.train.incremental import MLPRegressor

@@ -19,7 +19,9 @@ from scalable.catalog.catalog import open_catalog
 from scalable.catalog.ingest import ingest
 from scalable.errors import SurveyError
 from scalable.pipeline import run
-from scalable.survey import PhotoZ, Survey, open_survey
+from scalable.survey.description import Survey
+from scalable.survey.products import PhotoZ
+from scalable.survey.read import open_survey
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import add_mixture, write_tables
 from scalable.train.batches import fold_of

@@ -16,7 +16,7 @@ from astropy.table import Table
 
 from scalable.errors import ColumnError, InputError
 from scalable.kernels.features import Features
-from scalable.survey import ColumnRule, NullRule
+from scalable.survey.tables import ColumnRule, NullRule
 from scalable.train import rows as origins
 from scalable.train.photoz import evaluate, fit_photoz
 from scalable.train.predict import predict
