@@ -85,7 +85,9 @@ def numbers(table: pa.Table, name: str) -> NDArray[Any]:
 
 def floats(table: pa.Table, name: str) -> NDArray[np.float64]:
     """Return a column as float64 with NaN for null."""
-    return pc.cast(table[name], pa.float64()).combine_chunks().to_numpy(zero_copy_only=False)
+    column = pc.cast(table[name], pa.float64())
+    # Arrow copies even a single chunk when it combines.
+    return (column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()).to_numpy(zero_copy_only=False)
 
 
 def nullable(values: NDArray[np.float64], dtype: pa.DataType) -> pa.Array:
