@@ -1,9 +1,10 @@
 """Training at volume: rows a second of each learner on synthetic rows in Parquet, memory, and what others take for the same.
 
-python -m benchmarks.scale.training FOLDER [--rows 2000000 20000000] [--limit-gib 2] [--only LEARNER ...] [--rounds 3] writes the rows once (6 features and a
-target, 56 bytes a row), then runs each learner on each number of rows, in a process of its own with two threads; those that are
-compared run in turn. It prints medians and one JSON object. Answers are compared before times are printed: linear coefficients
-with a fit in memory, mixtures with scikit-learn from the same start.
+python -m benchmarks.scale.training FOLDER [--rows 2000000 20000000] [--limit-gib 2] [--only LEARNER ...] [--rounds 3]
+
+It writes the rows once (6 features and a target, 56 bytes a row), then runs each learner on each number of rows, in a process of
+its own with two threads; those that are compared run in turn. It prints medians and one JSON object. Answers are compared before
+times are printed: linear coefficients with a fit in memory, mixtures with scikit-learn from the same start.
 """
 
 from __future__ import annotations
