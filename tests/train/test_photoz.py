@@ -267,12 +267,12 @@ def test_a_mixture_is_chosen_by_its_bic_and_its_sample_does_not_depend_on_the_bl
     assert [row["components"] for row in criteria] == [1, 3, 5]
     assert criteria[1]["held_out"] > criteria[0]["held_out"] + 0.5
     with no_compute():
-        samples = [sample_mixture(model, 10_001, seed=4, blocks=blocks) for blocks in (1, 3, 12)]
+        samples = [sample_mixture(model, 100_000, seed=4, blocks=blocks) for blocks in (1, 3, 12)]
     drawn = [sample.compute() for sample in samples]
     assert [sample.npartitions for sample in samples] == [1, 3, 12]
     assert drawn[0].equals(drawn[1])
     assert drawn[0].equals(drawn[2])
-    assert np.allclose(np.bincount(drawn[0]["component"]) / 10_001, model.estimator.weights_, atol=0.02)
+    assert np.allclose(np.bincount(drawn[0]["component"]) / 100_000, model.estimator.weights_, atol=0.02)
     assert samples[2].where("component = 1").head(3)["component"].to_pylist() == [1, 1, 1]
     found = predict(table, model)
     assert found["log_density"].to_numpy().mean() == pytest.approx(model.estimator.score(rows), rel=1e-9)
