@@ -94,6 +94,7 @@ _PUBLIC = {
     "sample_tests": "scalable.train.goodness",
     "Model": "scalable.train.model",
     "open_model": "scalable.train.model",
+    "to_onnx": "scalable.train.onnx_graph",
     "write_training_page": "scalable.report.training",
     # run
     "connect": "scalable.cluster",

@@ -1,9 +1,10 @@
 """Training at volume: rows a second of each learner on synthetic rows in Parquet, memory, and what others take for the same.
 
-python -m benchmarks.scale.training FOLDER [--rows 2000000 20000000] [--limit-gib 2] writes the rows once (6 features and a
-target, 56 bytes a row), then runs each learner on each number of rows, in a process of its own with two threads; those that are
-compared run in turn. It prints medians and one JSON object. Answers are compared before times are printed: linear coefficients
-with a fit in memory, mixtures with scikit-learn from the same start.
+python -m benchmarks.scale.training FOLDER [--rows 2000000 20000000] [--limit-gib 2] [--only LEARNER ...] [--rounds 3]
+
+It writes the rows once (6 features and a target, 56 bytes a row), then runs each learner on each number of rows, in a process of
+its own with two threads; those that are compared run in turn. It prints medians and one JSON object. Answers are compared before
+times are printed: linear coefficients with a fit in memory, mixtures with scikit-learn from the same start.
 """
 
 from __future__ import annotations
@@ -120,18 +121,33 @@ def sgd(paths: list[Path]) -> dict[str, Any]:
     return {"answer": peer.coef_.tolist()}
 
 
+def sgd_on_blocks(paths: list[Path]) -> dict[str, Any]:
+    """Run the peer's loop over blocks that our reader gives, one pass."""
+    return {"answer": _peer_over(rows_of(paths))}
+
+
+def _peer_over(rows: Batches) -> list[float]:
+    peer = SGDRegressor(learning_rate="invscaling", eta0=0.01)
+    for block in rows.blocks():
+        peer.partial_fit(np.ascontiguousarray(block.columns.T), block.target)
+    return list(peer.coef_)
+
+
 def linear_on_arrays(paths: list[Path]) -> dict[str, Any]:
-    """Fit least squares and run the peer's loop on the same mapped arrays: learning without decoding Parquet."""
+    """Fit the linear family and run the peer's loop in turn on the same mapped arrays: learning without decoding Parquet."""
+    work: dict[str, Callable[[Batches], Any]] = {
+        "linear": LinearRegression().fit, "ridge": Ridge(None).fit, "lasso": Lasso(None).fit, "sgd": _peer_over
+    }  # fmt: skip
+    seconds: dict[str, list[float]] = {name: [] for name in work}
     with spilled(rows_of(paths), paths[0].parent) as rows:
-        LinearRegression().fit(rows)
-        begin = time.perf_counter()
-        ours = LinearRegression().fit(rows)
-        seconds = time.perf_counter() - begin
-        peer, begin = SGDRegressor(learning_rate="invscaling", eta0=0.01), time.perf_counter()
-        for block in rows.blocks():
-            peer.partial_fit(np.ascontiguousarray(block.columns.T), block.target)
-        others = time.perf_counter() - begin
-    return {"answer": ours.coef_.tolist(), "linear": seconds, "sgd": others, "times": others / seconds}
+        rows.count()
+        for _ in range(ROUNDS):
+            for name, learn in work.items():
+                begin = time.perf_counter()
+                learn(rows)
+                seconds[name].append(time.perf_counter() - begin)
+    times = {f"sgd_over_{name}": median(a / b for a, b in zip(seconds["sgd"], own, strict=True)) for name, own in seconds.items()}
+    return {**{f"{name}_seconds": median(own) for name, own in seconds.items()}, **times}
 
 
 def one_pass_of_em(paths: list[Path]) -> dict[str, Any]:
@@ -173,11 +189,11 @@ def neighbours(paths: list[Path]) -> dict[str, Any]:
 LEARNERS: dict[str, Callable[[list[Path]], dict[str, Any]]] = {
     work.__name__: work
     for work in (
-        reading, linear, ridge, lasso, components, sgd, one_pass_of_em, mixture, boosting, forest, network, neighbours,
-        linear_on_arrays,
+        reading, linear, ridge, lasso, components, sgd, sgd_on_blocks, one_pass_of_em, mixture, boosting, forest, network,
+        neighbours, linear_on_arrays,
     )
 }  # fmt: skip
-IN_TURN = ("reading", "linear", "ridge", "lasso", "components", "sgd", "one_pass_of_em")
+IN_TURN = ("reading", "linear", "ridge", "lasso", "components", "sgd", "sgd_on_blocks", "one_pass_of_em")
 """Learners that are compared: they run in turn, so that what else the machine does falls on all."""
 
 
@@ -220,10 +236,10 @@ def peer_mixture(paths: list[Path]) -> dict[str, Any]:
     return {**figures, "times": median(a / b for a, b in zip(theirs, ours, strict=True))}
 
 
-def run(paths: list[Path], rows: int, names: Sequence[str], limit_gib: float) -> dict[str, Any]:
-    """Measure learners, those that are compared in turn."""
+def run(paths: list[Path], rows: int, names: Sequence[str], limit_gib: float, rounds: int) -> dict[str, Any]:
+    """Measure learners, those that are compared in turn, so often."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for name in names:
             if number == 0 or name in IN_TURN:
                 found[name].append(_apart(measured, name, paths, limit_gib))
@@ -235,7 +251,8 @@ def run(paths: list[Path], rows: int, names: Sequence[str], limit_gib: float) ->
         figures[name]["gib"] = max(one["gib"] for one in runs)
         figures[name]["rows_per_second"] = rows / figures[name]["seconds"]
     ratios = {"linear_over_reading": ("linear", "reading"), "em_pass_over_reading": ("one_pass_of_em", "reading")}
-    ratios |= {"sgd_over_linear": ("sgd", "linear"), "sgd_over_ridge": ("sgd", "ridge"), "sgd_over_lasso": ("sgd", "lasso")}
+    for peer in ("sgd", "sgd_on_blocks"):
+        ratios |= {f"{peer}_over_{name}": (peer, name) for name in ("linear", "ridge", "lasso")}
     for ratio, (above, below) in ratios.items():
         if above in found and below in found:
             pairs = zip(found[above], found[below], strict=True)
@@ -261,6 +278,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[2_000_000, 20_000_000])
     parser.add_argument("--limit-gib", type=float, default=2.0, help="most memory for data of each process")
     parser.add_argument("--only", nargs="+", choices=LEARNERS, help="some learners")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often those run that are compared")
     args = parser.parse_args()
     found: dict[int, dict[str, Any]] = {}
     paths = make(args.folder, max(args.rows))
@@ -268,7 +286,7 @@ def main() -> None:
     exact = InMemory().fit(np.column_stack([table[name] for name in NAMES]), table["y"])
     assert np.allclose(LinearRegression().fit(rows_of(paths[:2])).coef_, exact.coef_, rtol=1e-9)
     for rows in args.rows:
-        found[rows] = run(paths[: -(-rows // FILE_ROWS)], rows, args.only or list(LEARNERS), args.limit_gib)
+        found[rows] = run(paths[: -(-rows // FILE_ROWS)], rows, args.only or list(LEARNERS), args.limit_gib, args.rounds)
     show(found)
     figures: dict[str, Any] = {str(rows): one for rows, one in found.items()}
     if not args.only:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.catalog import Catalog
-from scalable.catalog.light_curves import KEYS, LightCurves, floats, light_curves, nullable, numbers, rows_of
+from scalable.catalog.light_curves import KEYS, LightCurves, floats, light_curves, nullable, numbers, rows_of, whole
 from scalable.catalog.variability import wanted_bands
 from scalable.errors import ColumnError, nearest
 from scalable.kernels.bands import AVERAGES, ERROR_OF_MEAN, average_of_one, first_rows, last_rows, smallest_rows
@@ -77,7 +77,7 @@ class BandJoin:
         picked = [] if self.pick in AVERAGES else self._picked(curves)
         for name, error in zip(self.values, self.errors, strict=True):
             average = None if picked else self._average(curves, name, error)
-            column = curves.points[name].combine_chunks()
+            column = whole(curves.points[name])
             for number, band in enumerate(self.bands):
                 if average is None:
                     columns[f"{band}_{name}"] = rows_of(column, picked[number])

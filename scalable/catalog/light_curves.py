@@ -61,10 +61,10 @@ def light_curves(table: pa.Table, bands: Sequence[str], *, complete: bool = Fals
     The table needs ``object_id`` and ``band``; of the other `KEYS` those are given back that it has. With ``complete`` only
     objects that have all bands are listed.
     """
-    named, bands_of = _names(table["band"].combine_chunks(), bands)
-    ids = table["object_id"].combine_chunks().to_numpy()
+    named, bands_of = _names(whole(table["band"]), bands)
+    ids = whole(table["object_id"]).to_numpy()
     first_rows, offsets, curve_of = band_curves(ids, named, bands_of, len(bands), complete)
-    objects = pa.table({name: rows_of(table[name].combine_chunks(), first_rows) for name in KEYS if name in table.column_names})
+    objects = pa.table({name: rows_of(whole(table[name]), first_rows) for name in KEYS if name in table.column_names})
     points = table if offsets[-1] == table.num_rows else table.filter(pa.array(bands_of[named] >= 0))
     return LightCurves(objects, points, offsets, curve_of)
 
@@ -76,6 +76,11 @@ def _names(column: pa.Array, bands: Sequence[str]) -> tuple[NDArray[np.int32], N
     known = pc.index_in(column.dictionary, pa.array(bands, column.dictionary.type)).fill_null(-1).to_numpy()
     named = column.indices.fill_null(-1) if column.null_count else column.indices
     return named.to_numpy(), np.append(known, np.int32(-1))
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column in one piece; Arrow copies even a single chunk when it combines."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def rows_of(column: pa.Array, index: NDArray[np.int64]) -> pa.Array:
@@ -90,16 +95,17 @@ def rows_of(column: pa.Array, index: NDArray[np.int64]) -> pa.Array:
 def numbers(table: pa.Table, name: str) -> NDArray[Any]:
     """Return a column in single precision if it is stored so, else in double, with NaN for null."""
     if pa.types.is_float32(table[name].type):
-        return table[name].combine_chunks().to_numpy(zero_copy_only=False)
+        return whole(table[name]).to_numpy(zero_copy_only=False)
     return floats(table, name)
 
 
 def floats(table: pa.Table, name: str) -> NDArray[np.float64]:
     """Return a column as float64 with NaN for null."""
-    return pc.cast(table[name], pa.float64()).combine_chunks().to_numpy(zero_copy_only=False)
+    return whole(pc.cast(table[name], pa.float64())).to_numpy(zero_copy_only=False)
 
 
 def nullable(values: NDArray[np.float64], dtype: pa.DataType) -> pa.Array:
     """Return a column with NaN as null: a catalogue knows no NaN."""
-    found = pa.array(values, mask=np.isnan(values))
+    missing = np.isnan(values)
+    found = pa.array(values, mask=missing if missing.any() else None)
     return found if found.type == dtype else found.cast(dtype)

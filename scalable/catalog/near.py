@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.catalog import Catalog
-from scalable.catalog.light_curves import floats, rows_of
+from scalable.catalog.light_curves import floats, rows_of, whole
 from scalable.catalog.steps import Chain, LeafLoader
 from scalable.errors import ColumnError, StoreError
 from scalable.io.layout import HEALPIX_COLUMN, LeafInfo, Margin, read_margin, read_pixels
@@ -78,8 +78,8 @@ class Side:
         first[numbers] = np.cumsum([0, *(table.num_rows for table in tables)])[:-1]
         index = np.full(len(wanted), -1, dtype=np.int64)
         index[there] = first[leaf] + row
-        whole = pa.concat_tables([fields.empty_table(), *tables])
-        return pa.table([rows_of(column.combine_chunks(), index) for column in whole.columns], schema=fields)
+        every = pa.concat_tables([fields.empty_table(), *tables])
+        return pa.table([rows_of(whole(column), index) for column in every.columns], schema=fields)
 
 
 def side_of(catalog: Catalog, verb: str) -> Side:

@@ -157,7 +157,8 @@ def _open(path: str) -> Iterator[_File]:
     with open(open_regular(path, "Parquet file"), "rb") as raw:
         try:
             descriptor, size = raw.fileno(), os.fstat(raw.fileno()).st_size
-            handle = pa.PythonFile(raw, mode="r")
+            # Arrow reads by itself then, without Python's lock and copies; a path would be looked up a second time.
+            handle = pa.OSFile(f"/dev/fd/{descriptor}")
             parquet = _parquet(handle)
             arrow = parquet.schema_arrow
             for name, times in Counter(arrow.names).items():

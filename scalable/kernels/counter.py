@@ -28,17 +28,22 @@ def _mix(x: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _bits(keys: Keys, seed: np.uint64, stream: np.uint64) -> Keys:
+def _bits(keys: Keys, seed: np.uint64, stream: np.uint64, limit: np.uint64, out: Any) -> Any:
     start = _mix(_mix(seed + _GOLDEN) + (stream + np.uint64(1)) * _GOLDEN)
-    out = np.empty_like(keys)
     for i in range(len(keys)):
-        out[i] = _mix(_mix(keys[i] + start) + _GOLDEN)
+        bits = _mix(_mix(keys[i] + start) + _GOLDEN)
+        out[i] = bits % limit if limit else bits
     return out
 
 
 def random_bits(keys: Keys, *, seed: int, stream: int = 0) -> Keys:
     """Return 64 random bits for each key."""
-    return _bits(keys, np.uint64(seed), np.uint64(stream))
+    return _bits(keys, np.uint64(seed), np.uint64(stream), np.uint64(0), np.empty_like(keys))
+
+
+def below(keys: Keys, limit: int, *, seed: int, stream: int = 0) -> NDArray[np.int64]:
+    """Return a number in [0, limit) for each key: its random bits modulo the limit."""
+    return _bits(keys, np.uint64(seed), np.uint64(stream), np.uint64(limit), np.empty(len(keys), np.int64))
 
 
 def uniform(keys: Keys, *, seed: int, stream: int = 0) -> Float:
@@ -60,17 +65,26 @@ def poisson(keys: Keys, *, seed: int, stream: int = 0) -> NDArray[np.int64]:
 
 
 @njit(cache=True, nogil=True)
-def row_keys(columns: Float) -> Keys:
+def _row_keys(columns: Float, last: Float) -> Keys:
+    out = np.zeros(columns.shape[1], dtype=np.uint64)
+    for j in range(columns.shape[0] + (len(last) > 0)):
+        bits = (columns[j] if j < columns.shape[0] else last).view(np.uint64)
+        for i in range(len(out)):
+            out[i] = _mix(out[i] + (bits[i] + np.uint64(1)) * _GOLDEN)
+    return out
+
+
+_NONE = np.empty(0)
+
+
+def row_keys(columns: Float, last: Float | None = None) -> Keys:
     """Return a key for each row from its values alone, shape (rows,); rows that are equal to the bit share one.
 
     Parameters
     ----------
     columns : ndarray of float64, shape (columns, rows)
         Values in any unit.
+    last : ndarray of float64, shape (rows,), optional
+        One more column behind them, such as a target, so that nobody copies all to append it.
     """
-    out = np.zeros(columns.shape[1], dtype=np.uint64)
-    for j in range(columns.shape[0]):
-        bits = columns[j].view(np.uint64)
-        for i in range(len(out)):
-            out[i] = _mix(out[i] + (bits[i] + np.uint64(1)) * _GOLDEN)
-    return out
+    return _row_keys(np.ascontiguousarray(columns), _NONE if last is None else np.ascontiguousarray(last))

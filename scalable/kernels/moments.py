@@ -87,35 +87,45 @@ def _absorb(
 
 
 @njit(cache=True, nogil=True)
-def _moments(columns: Float, group: Int, weights: Float, groups: int) -> tuple[Int, Float, Float, Float]:
-    d, n = columns.shape
+def _moments(columns: Float, last: Float, group: Int, weights: Float, groups: int) -> tuple[Int, Float, Float, Float]:
+    n = columns.shape[1]
+    d = columns.shape[0] + (len(last) > 0)
     rows, weight = np.zeros(groups, np.int64), np.zeros(groups)
     mean, scatter = np.zeros((groups, d)), np.zeros((groups, d, d))
-    tiles, tile_weights, used = np.empty((groups, d, _TILE)), np.ones((groups, _TILE)), np.zeros(groups, np.int64)
-    step = np.empty(d)
-    weighted, grouped = len(weights) > 0, len(group) > 0
-    for start in range(0, n, _TILE):
-        stop = min(n, start + _TILE)
-        if grouped:
+    tile, tile_weights, step = np.empty((d, _TILE)), np.ones(_TILE), np.empty(d)
+    # About a tile of each group at a time: its rows are picked column by column while all are near.
+    run = min(n, _TILE * groups)
+    order, ends = np.empty(run, np.int64), np.zeros(groups, np.int64)
+    for start in range(0, n, run):
+        stop = min(n, start + run)
+        if len(group) == 0:
+            ends[0] = stop - start
             for i in range(start, stop):
-                g = group[i]
-                for j in range(d):
-                    tiles[g, j, used[g]] = columns[j, i]
-                if weighted:
-                    tile_weights[g, used[g]] = weights[i]
-                used[g] += 1
-                if used[g] == _TILE:
-                    _absorb(tiles[g], tile_weights[g], _TILE, g, rows, weight, mean, scatter, step)
-                    used[g] = 0
+                order[i - start] = i
         else:
-            for j in range(d):
-                tiles[0, j, : stop - start] = columns[j, start:stop]
-            if weighted:
-                tile_weights[0, : stop - start] = weights[start:stop]
-            _absorb(tiles[0], tile_weights[0], stop - start, 0, rows, weight, mean, scatter, step)
+            ends[:] = 0
+            for i in range(start, stop):
+                ends[group[i]] += 1
+            total = 0
+            for g in range(groups):
+                total, ends[g] = total + ends[g], total
+            for i in range(start, stop):
+                order[ends[group[i]]] = i
+                ends[group[i]] += 1
+        first = 0
+        for g in range(groups):
+            while first < ends[g]:
+                used = min(_TILE, ends[g] - first)
+                for j in range(d):
+                    column = columns[j] if j < columns.shape[0] else last
+                    for i in range(used):
+                        tile[j, i] = column[order[first + i]]
+                if len(weights) > 0:
+                    for i in range(used):
+                        tile_weights[i] = weights[order[first + i]]
+                _absorb(tile, tile_weights, used, g, rows, weight, mean, scatter, step)
+                first += used
     for g in range(groups):
-        if used[g]:
-            _absorb(tiles[g], tile_weights[g], used[g], g, rows, weight, mean, scatter, step)
         for j in range(d):
             for k in range(j):
                 scatter[g, k, j] = scatter[g, j, k]
@@ -125,7 +135,9 @@ def _moments(columns: Float, group: Int, weights: Float, groups: int) -> tuple[I
 _NONE_INT, _NONE = np.empty(0, np.int64), np.empty(0)
 
 
-def moments(columns: Float, group: Int | None = None, weights: Float | None = None, *, groups: int = 1) -> Moments:
+def moments(
+    columns: Float, group: Int | None = None, weights: Float | None = None, *, groups: int = 1, last: Float | None = None
+) -> Moments:
     """Return the second moments of each group of rows, in one pass.
 
     Parameters
@@ -136,9 +148,13 @@ def moments(columns: Float, group: Int | None = None, weights: Float | None = No
         Group of each row, in [0, groups); by default all rows are one.
     weights : ndarray of float64, shape (n,), optional
         Not negative.
+    last : ndarray of float64, shape (n,), optional
+        One more column behind them, such as a target, so that nobody copies all to append it.
     """
     columns = np.ascontiguousarray(columns, dtype=np.float64)
-    return Moments(*_moments(columns, _NONE_INT if group is None else group, _NONE if weights is None else weights, groups))
+    extra = _NONE if last is None else np.ascontiguousarray(last, dtype=np.float64)
+    group, weights = _NONE_INT if group is None else group, _NONE if weights is None else weights
+    return Moments(*_moments(columns, extra, group, weights, groups))
 
 
 def merge(a: Moments, b: Moments) -> Moments:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scalable.cluster import current_client, run_tasks
 from scalable.errors import InputError
-from scalable.kernels.counter import Keys, random_bits, row_keys
+from scalable.kernels.counter import Keys, below, row_keys
 
 Float = NDArray[np.float64]
 Sum = TypeVar("Sum")
@@ -179,12 +179,12 @@ def _unsealed(part: Sealed, call: Sealed) -> Any:
 
 def fold_of(groups: Keys, folds: int, seed: int) -> NDArray[np.int64]:
     """Return the fold of each row."""
-    return (random_bits(groups, seed=seed, stream=_FOLDS) % np.uint64(folds)).astype(np.int64)
+    return below(groups, folds, seed=seed, stream=_FOLDS)
 
 
 def keys_of(columns: Float, target: Float | None) -> Keys:
     """Return the identity of rows that have no id: equal rows share one."""
-    return row_keys(np.ascontiguousarray(columns if target is None else np.vstack([columns, target])))
+    return row_keys(columns, target)
 
 
 def _reduce_part(part: Part, chunk: Callable[..., Sum], merge: Callable[[Sum, Sum], Sum], shared: tuple[Any, ...]) -> Sum | None:

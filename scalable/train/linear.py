@@ -19,9 +19,8 @@ Float = NDArray[np.float64]
 
 def target_moments(block: Block, folds: int, seed: int) -> Moments:
     """Return the moments of features and target, for each fold apart."""
-    columns = np.vstack([block.columns, block.target])
     group = fold_of(block.groups, folds, seed) if folds > 1 else None
-    return moments(columns, group, block.weight, groups=folds)
+    return moments(block.columns, group, block.weight, groups=folds, last=block.target)
 
 
 class _MomentsRegressor(RegressorMixin, Streamed):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from scalable.kernels.counter import normal, poisson, row_keys, uniform
+from scalable.kernels.counter import below, normal, poisson, row_keys, uniform
 from scalable.kernels.moments import covariance, empty, merge, moments
 
 
@@ -37,6 +37,8 @@ def test_groups_and_weights_are_those_of_numpy() -> None:
         np.testing.assert_allclose(mean, np.average(columns[:, mine], axis=1, weights=weights[mine]), rtol=1e-13)
         np.testing.assert_allclose(spread, np.cov(columns[:, mine], aweights=weights[mine], ddof=0), rtol=1e-11, atol=1e-13)
     assert found.rows.tolist() == [*np.bincount(group), 0]
+    apart = moments(columns[:3], group, weights, groups=4, last=columns[3])
+    assert all(np.array_equal(one, other) for one, other in zip(apart, found, strict=True))
     both = covariance(found.of([2, 0]), 0.0)[1]
     np.testing.assert_allclose(both, np.cov(columns[:, group != 1], aweights=weights[group != 1], ddof=0), rtol=1e-11, atol=1e-13)
 
@@ -49,6 +51,7 @@ def test_draws_by_counter_have_their_distributions_and_no_order() -> None:
     assert abs(np.corrcoef(uniform(keys, seed=1)[1:], uniform(keys, seed=1)[:-1])[0, 1]) < 0.01
     expected = stats.poisson(1).pmf(np.arange(5)) * len(keys)
     assert stats.chisquare(np.bincount(poisson(keys, seed=3))[:5], expected * 1.0, sum_check=False).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(below(keys, 7, seed=5))).pvalue > 1e-3
     shuffled = np.random.default_rng(0).permutation(keys)
     assert np.array_equal(normal(shuffled, seed=4), normal(keys, seed=4)[shuffled])
 
@@ -57,5 +60,6 @@ def test_rows_are_told_apart_by_every_value() -> None:
     columns = np.random.default_rng(0).normal(size=(3, 10_000))
     keys = row_keys(columns)
     assert len(np.unique(keys)) == 10_000
-    assert np.array_equal(row_keys(np.ascontiguousarray(columns[:, ::-1])), keys[::-1])
-    assert not np.isin(row_keys(np.ascontiguousarray(columns[::-1])), keys).any()
+    assert np.array_equal(row_keys(columns[:2], columns[2]), keys)
+    assert np.array_equal(row_keys(columns[:, ::-1]), keys[::-1])
+    assert not np.isin(row_keys(columns[::-1]), keys).any()

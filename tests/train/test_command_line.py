@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from scalable import cli
 from scalable.catalog.catalog import open_catalog
 from scalable.catalog.collection import Collection
 from scalable.cli.console import USAGE
 from scalable.cli.main import main
+from scalable.train.compare import CANDIDATES
 from scalable.train.model import open_model
 
 
@@ -64,6 +66,29 @@ def test_densities_are_trained_measured_and_predicted(table: Path, tmp_path: Pat
     assert "Ridge has no parameter 'bins'" in found.output
     assert "is not STATE=NUMBER" in scalable("train", table, "--missing", "sentinel=x").output
     assert "is not LOW,HIGH,BINS" in scalable("train", table, "--pdf", "0,1").output
+
+
+def test_every_estimator_is_compared_in_several_ways(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.out, "width", 200)
+    # The others take minutes; which is chosen of several is tested with the table itself.
+    some = ("linear", "nearest neighbours")
+    for name in set(CANDIDATES) - set(some):
+        monkeypatch.delitem(CANDIDATES, name)
+    whole = pq.read_table(table)
+    g = whole["g"].to_numpy().copy()
+    g[::10] = np.nan  # rows that are filled, and in one variant left out
+    lacking, judge = tmp_path / "lacking.parquet", tmp_path / "judge.parquet"
+    pq.write_table(whole.set_column(0, "g", [g]).slice(0, 1000), lacking)
+    pq.write_table(whole.slice(1000), judge)
+    arguments = ["--magnitudes", "g,r,i", "--reference", "r", "--target", "z", "--missing", "sentinel=21", "--compare"]
+    found = scalable("train", lacking, *arguments, "--test", judge, "--model", tmp_path / "m.h5")
+    assert found.exit_code == 0, found.output
+    rows = [[cell.strip() for cell in line.split("│")[1:]] for line in found.output.splitlines() if line.startswith("│")]
+    variants = ["", "principal components", "outliers left out", "taught and judged on whole rows"]
+    assert [row[:2] for row in rows] == [[name, variant] for name in some for variant in variants]
+    assert {(row[1], row[2]) for row in rows} >= {("", "1,000"), (variants[1], "1,000"), (variants[3], "900")}
+    assert all(0 <= float(number) < 0.1 for row in rows for number in row[3:6])
+    assert not (tmp_path / "m.h5").exists()
 
 
 def test_a_store_is_predicted_into_a_catalogue(synthetic: Collection, tmp_path: Path) -> None:

@@ -29,13 +29,16 @@ def test_candidates_are_chosen_on_training_rows_and_all_are_judged_on_both_table
     features = Features((), others=("a", "b"))
     train, test = batches_of(table.slice(0, 600), features, target="z"), batches_of(table.slice(600), features, target="z")
     network = MLPRegressor((4,), epochs=2)
-    candidates = {"linear": [LinearRegression()], "nearest": [KNeighbors(1), KNeighbors(25)], "network": [network]}
+    nearest = [KNeighbors(1), KNeighbors(25)]
+    candidates = {"linear": [LinearRegression()], "nearest": nearest, "itself": nearest[:1], "network": [network]}
     found = {row["estimator"]: row for row in compare(train, test, features, candidates=candidates, seeds=3).to_pylist()}
     assert found["nearest"]["chosen"] == "KNeighbors(n_neighbors=25)"
     X, y = np.column_stack([table["a"], table["b"]]), z
     expected = metrics_of(LinearRegression().fit(X[:600], y[:600]).predict(X[600:]), y[600:])["median_abs"]
     assert found["linear"]["test"] == pytest.approx(expected, rel=1e-9)
     assert np.isnan(found["linear"]["spread"])
+    assert found["linear"]["note"] == ""
+    assert found["itself"]["note"] == f"test exceeds train by {found['itself']['test']:.4f}: overfitted"
     errors = [MLPRegressor((4,), epochs=2, seed=seed).fit(X[:600], y[:600]).predict(X[600:]) for seed in range(3)]
     errors = [metrics_of(guess, y[600:])["median_abs"] for guess in errors]
     assert found["network"]["test"] == pytest.approx(np.mean(errors))
