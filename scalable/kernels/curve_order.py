@@ -57,6 +57,33 @@ def _quantile(ordered: Float, share: float) -> float:
     return low + (high - low) * (place - below)
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _median_deviation(ordered: Float, median: float) -> float:
+    """Return the median distance of two sorted values or more from their median.
+
+    The distances grow to both sides of it: of the lower half of all, as many lie to the left as a binary search says.
+    """
+    n = len(ordered)
+    left, right, half = (n - 1) // 2, (n - 1) // 2 + 1, n // 2
+    least, most = max(0, half - (n - right)), min(half, left + 1)
+    while least < most:
+        middle = (least + most) // 2
+        if median - ordered[left - middle] < ordered[right + half - 1 - middle] - median:
+            least = middle + 1
+        else:
+            most = middle
+    before, after = left - least, right + half - least
+    deviation = np.inf if before < 0 else median - ordered[before]
+    if after < n:
+        deviation = min(deviation, ordered[after] - median)
+    if n % 2:
+        return deviation
+    lower = median - ordered[before + 1] if least > 0 else 0.0
+    if half > least:
+        lower = max(lower, ordered[after - 1] - median)
+    return (lower + deviation) / 2
+
+
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=VECTOR)
 def _order_statistics(flux: Float, err: Float, ordered: Float, offsets: Offsets, shares: Float) -> Float:
     groups, wanted = len(offsets) - 1, len(shares)
@@ -72,18 +99,7 @@ def _order_statistics(flux: Float, err: Float, ordered: Float, offsets: Offsets,
         for k in range(wanted):
             out[g, k] = _quantile(s, shares[k])
         median = _quantile(s, 0.5)
-        # The deviations from the median grow to both sides of it: merge the sides until the middle one.
-        left, right = (n - 1) // 2, (n - 1) // 2 + 1
-        before = deviation = 0.0
-        for _ in range(n // 2 + 1):
-            before = deviation
-            if right == n or (left >= 0 and median - s[left] <= s[right] - median):
-                deviation = median - s[left]
-                left -= 1
-            else:
-                deviation = s[right] - median
-                right += 1
-        out[g, wanted] = deviation if n % 2 else (before + deviation) / 2
+        out[g, wanted] = _median_deviation(s, median)
         total = 0.0
         for i in range(n):
             total += abs(x[i] - median) / e[i]
