@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from scalable import cli
 from scalable.catalog.catalog import open_catalog
 from scalable.catalog.collection import Collection
+from scalable.cli import console
 from scalable.cli.console import USAGE
 from scalable.cli.main import main
 from scalable.train.compare import CANDIDATES
@@ -69,7 +69,7 @@ def test_densities_are_trained_measured_and_predicted(table: Path, tmp_path: Pat
 
 
 def test_every_estimator_is_compared_in_several_ways(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.out, "width", 200)
+    monkeypatch.setattr(console.out, "width", 200)
     # The others take minutes; which is chosen of several is tested with the table itself.
     some = ("linear", "nearest neighbours")
     for name in set(CANDIDATES) - set(some):
