@@ -227,14 +227,17 @@ class ShardedArray:
         zarr does.
         """
         offsets = np.full((math.prod(self._grid), 2), _MISSING, "<u8")
+        fill = self.fill.tobytes()
         constant: dict[bytes, list[Any]] = {}
         at = 0
         for number, chunk in enumerate(self._inner(block)):
-            if chunk is None or self._is_fill(chunk):
+            if chunk is None:
                 continue
             # No copy where the block has the chunk in one piece.
             flat = np.ascontiguousarray(chunk, self.dtype).reshape(-1)
             value = _one_value(flat)
+            if value == fill or self._is_nan(flat):
+                continue
             parts = constant.get(value) if value else None
             if parts is None:
                 parts = [flat.view(np.uint8)]
@@ -288,12 +291,10 @@ class ShardedArray:
         """Send the description alone."""
         return ShardedArray, (self.path, self.metadata)
 
-    def _is_fill(self, chunk: Array) -> bool:
-        # Most chunks are told by their first value, which is no NaN.
-        first = chunk.item(0)
-        if self.dtype.kind == "f" and np.isnan(self.fill):
-            return first != first and bool(np.isnan(chunk).all())
-        return bool(first == self.fill) and bool((chunk == self.fill).all())
+    def _is_nan(self, values: Array) -> bool:
+        """Return whether the fill value is NaN, of which there are many, and all values are; most are told by their first."""
+        first = values.item(0)
+        return bool(first != first and np.isnan(self.fill) and np.isnan(values).all())
 
     def read(self, rows: NDArray[np.int64]) -> Array:
         """Return rows of the first dimension, whole, in the order given.
