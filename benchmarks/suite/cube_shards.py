@@ -45,6 +45,8 @@ def write(array: ShardedArray, values: np.ndarray) -> None:
     for number in range(len(values) // SHARD):
         path = array.shard_path((number, 0, 0, 0))
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A new file, as of a new cube: one that is written over goes to the disk when it is closed.
+        path.unlink(missing_ok=True)
         write_beside(path, array.encode(values[number * SHARD : (number + 1) * SHARD]))
 
 

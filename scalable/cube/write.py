@@ -206,15 +206,24 @@ def _write(target: Path, pieces: Iterator[Any], building: Path) -> int:
 def write_beside(path: Path, pieces: Iterator[Any]) -> int:
     """Write pieces one behind the other in a thread, while the next ones are made in this one; return the size of the file."""
     size = 0
-    with path.open("wb") as file, ThreadPoolExecutor(1) as thread:
-        ahead: Future[None] | None = None
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as thread:
+        ahead: Future[int] | None = None
         while held := list(islice(pieces, _PIECES)):
-            size += sum(map(len, held))
             if ahead:
-                ahead.result()
-            ahead = thread.submit(file.writelines, held)
+                size += ahead.result()
+            ahead = thread.submit(_put, file.fileno(), held)
         if ahead:
-            ahead.result()
+            size += ahead.result()
+    return size
+
+
+def _put(descriptor: int, pieces: list[Any]) -> int:
+    """Write pieces in one call, for each costs a change of threads; the system may take less, and says why on the next one."""
+    size, done = sum(map(len, pieces)), os.writev(descriptor, pieces)
+    if done < size:
+        rest = b"".join(pieces)
+        while done < size:
+            done += os.write(descriptor, rest[done:])
     return size
 
 

@@ -34,6 +34,8 @@ _MISSING = 2**64 - 1
 _OPEN = 64
 """Shards of one array whose descriptors and indices are kept."""
 
+_SHUFFLES = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
+
 COMPRESSOR = {"cname": "lz4", "clevel": 1, "shuffle": "bitshuffle"}
 """Blosc's settings; chosen by benchmarks/suite/cube_shards.py."""
 
@@ -88,9 +90,8 @@ class _Codec:
             return [*parts, crc.to_bytes(4, "little")]
         data = b"".join(parts) if len(parts) > 1 else parts[0]
         if self.name == "blosc":
-            shuffle = {"noshuffle": blosc.NOSHUFFLE, "shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
             name, level = self.settings["cname"].encode(), self.settings["clevel"]
-            return [blosc.compress(data, name, level, shuffle[self.settings["shuffle"]], 0, itemsize)]
+            return [blosc.compress(data, name, level, _SHUFFLES[self.settings["shuffle"]], 0, itemsize)]
         return [bytes(_generic(self).encode(data))]
 
     def decode(self, data: bytes, where: str) -> bytes:
@@ -103,6 +104,14 @@ class _Codec:
                 )
             return body
         return bytes(blosc.decompress(data) if self.name == "blosc" else _generic(self).decode(data))
+
+
+def _one_value(values: Array) -> bytes | None:
+    """Return the bits that all of a chunk's values have, as most masks and states do; None if they differ."""
+    if values.item(0) != values.item(-1):
+        return None
+    bits = values.view(f"u{values.itemsize}")
+    return bits[:1].tobytes() if (bits == bits[0]).all() else None
 
 
 def _generic(codec: _Codec) -> Any:
@@ -218,22 +227,24 @@ class ShardedArray:
         zarr does.
         """
         offsets = np.full((math.prod(self._grid), 2), _MISSING, "<u8")
+        fill = self.fill.tobytes()
+        constant: dict[bytes, list[Any]] = {}
         at = 0
-        for number, place in enumerate(np.ndindex(*self._grid)):
-            where = tuple(slice(n * c, (n + 1) * c) for n, c in zip(place, self.chunk_shape, strict=True))
-            chunk = block[where]
-            if chunk.shape != self.chunk_shape:
-                if 0 in chunk.shape:
-                    continue
-                whole = np.full(self.chunk_shape, self.fill, self.dtype)
-                whole[tuple(slice(0, n) for n in chunk.shape)] = chunk
-                chunk = whole
-            if self._is_fill(chunk):
+        for number, chunk in enumerate(self._inner(block)):
+            if chunk is None:
                 continue
             # No copy where the block has the chunk in one piece.
-            parts: list[Any] = [np.ascontiguousarray(chunk, self.dtype).reshape(-1).view(np.uint8)]
-            for codec in self._pipeline:
-                parts = codec.encode(parts, self.dtype.itemsize)
+            flat = np.ascontiguousarray(chunk, self.dtype).reshape(-1)
+            value = _one_value(flat)
+            if value == fill or self._is_nan(flat):
+                continue
+            parts = constant.get(value) if value else None
+            if parts is None:
+                parts = [flat.view(np.uint8)]
+                for codec in self._pipeline:
+                    parts = codec.encode(parts, self.dtype.itemsize)
+                if value:
+                    constant[value] = parts
             size = sum(map(len, parts))
             offsets[number] = at, size
             yield from parts
@@ -242,6 +253,26 @@ class ShardedArray:
             index = offsets.tobytes()
             yield index
             yield google_crc32c.value(index).to_bytes(4, "little")
+
+    def _inner(self, block: Array) -> Iterator[Array | None]:
+        """Yield the inner chunks of a block in their order, filled up to their shape; None for those beyond its end."""
+        length, *others = self.chunk_shape
+        cells = [
+            (slice(None), *(slice(n * c, (n + 1) * c) for n, c in zip(cell, others, strict=True)))
+            for cell in np.ndindex(*self._grid[1:])
+        ]
+        for start in range(0, self.shard_shape[0], length):
+            rows = block[start : start + length]
+            for cell in cells:
+                chunk = rows[cell]
+                if chunk.shape == self.chunk_shape:
+                    yield chunk
+                elif 0 in chunk.shape:
+                    yield None
+                else:
+                    whole = np.full(self.chunk_shape, self.fill, self.dtype)
+                    whole[tuple(slice(0, n) for n in chunk.shape)] = chunk
+                    yield whole
 
     @cached_property
     def _shard(self) -> Callable[[tuple[int, ...]], _Shard | None]:
@@ -260,11 +291,10 @@ class ShardedArray:
         """Send the description alone."""
         return ShardedArray, (self.path, self.metadata)
 
-    def _is_fill(self, chunk: Array) -> bool:
-        first = chunk.flat[0]
-        if self.dtype.kind == "f" and np.isnan(self.fill):
-            return bool(np.isnan(first)) and bool(np.isnan(chunk).all())
-        return bool(first == self.fill) and bool((chunk == self.fill).all())
+    def _is_nan(self, values: Array) -> bool:
+        """Return whether the fill value is NaN, of which there are many, and all values are; most are told by their first."""
+        first = values.item(0)
+        return bool(first != first and np.isnan(self.fill) and np.isnan(values).all())
 
     def read(self, rows: NDArray[np.int64]) -> Array:
         """Return rows of the first dimension, whole, in the order given.

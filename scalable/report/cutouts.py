@@ -69,6 +69,9 @@ def mosaic(images: Pixels, bands: Sequence[str], labels: Sequence[str], *, theme
 def colours(images: Pixels, labels: Sequence[str], *, theme: Theme = LIGHT) -> Figure:
     """Draw cutouts in colour, after Lupton et al. (2004): a preview, of which nothing is measured.
 
+    The unit of a band is its noise in all cutouts, so that one colour means one thing in all of them; where a band has no value,
+    there is no colour.
+
     Parameters
     ----------
     images : ndarray, shape (objects, 3, y, x)
@@ -84,23 +87,25 @@ def colours(images: Pixels, labels: Sequence[str], *, theme: Theme = LIGHT) -> F
     grid = figure.subplots(1, max(len(images), 4), squeeze=False)[0]
     for axes in grid[len(images) :]:
         axes.set_axis_off()
-    for axes, planes, label in zip(grid, images, labels, strict=False):
+    above = np.array([[plane - _median(plane) for plane in planes] for planes in images])
+    noise = [max(1.4826 * _median(np.abs(above[:, band])), 1e-12) for band in range(3)]
+    for axes, planes, label in zip(grid, above, labels, strict=False):
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set(color=theme.faint)
         axes.set_title(label, size=8, color=theme.muted)
-        floor = np.array([_quantile(plane, 20) for plane in planes])
-        spread = np.array([max(_quantile(plane, 99) - low, 1e-12) for plane, low in zip(planes, floor, strict=True)])
-        filled = np.where(np.isfinite(planes), (planes - floor[:, None, None]) / spread[:, None, None], 0.0)
+        known = np.isfinite(planes).all(axis=0)
+        filled = [np.where(known, plane / unit, 0.0) for plane, unit in zip(planes, noise, strict=True)]
         with np.errstate(invalid="ignore"):  # astropy divides nought by nought, and then passes it over
-            shown = make_lupton_rgb(*filled, stretch=0.6, Q=6)
-        axes.imshow(shown, origin="lower", interpolation="nearest")
+            shown = make_lupton_rgb(*filled, stretch=10, Q=8)
+        axes.set_facecolor(theme.paper)
+        axes.imshow(np.dstack([shown, 255 * known.astype(np.uint8)]), origin="lower", interpolation="nearest")
     return figure
 
 
-def _quantile(plane: Pixels, percent: float) -> float:
-    finite = plane[np.isfinite(plane)]
-    return float(np.percentile(finite, percent)) if len(finite) else 0.0
+def _median(values: Pixels) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else 0.0
 
 
 def coverage(state: Pixels, bands: Sequence[str], *, theme: Theme = LIGHT) -> Figure:

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from scalable.errors import SurveyError
 from scalable.sky.grid import to_pixel
+from scalable.synthetic.sky import BANDS, PIXEL_ARCSEC, Sky
 from scalable.synthetic.sky import GALAXY as SKY_GALAXY
-from scalable.synthetic.sky import PIXEL_ARCSEC, Sky
 
 Floats = NDArray[np.float64]
 
@@ -237,7 +237,9 @@ def add_images(sky: Sky, folder: Path) -> None:
 
 def images_yaml(spec: ImageSpec) -> str:
     """Return the block ``images`` of the description of a survey that `write_images` wrote."""
-    waves = {band: round(400 + 600 * n / max(1, len(spec.bands) - 1)) for n, band in enumerate(spec.bands)}
+    made_up = {band: 400 + 600 * n / max(1, len(spec.bands) - 1) for n, band in enumerate(spec.bands)}
+    known = all(band in BANDS for band in spec.bands)
+    waves = {band: round(BANDS[band].wavelength_um * 1000 if known else made_up[band]) for band in spec.bands}
     lines = [
         "images:",
         "  glob: images/*.fits",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import warnings
 from dataclasses import dataclass, field
@@ -98,6 +100,101 @@ def test_every_epoch_is_astropys_cutout_bit_for_bit(field_of_images: tuple[Surve
     assert (cube["downsampling"].values == 1).all()
     pixels = to_pixels(cube["ra"].values, cube["dec"].values)
     assert (np.diff(pixels) >= 0).all(), "objects are ordered along the sky"
+
+
+def test_world_coordinates_of_many_kinds_are_astropys(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    plain = {"CRVAL1": 40.0, "CRVAL2": 0.0, "CRPIX1": 31, "CRPIX2": 29, "CDELT1": -1e-4, "CDELT2": 1e-4}
+    turned = {"CD1_1": -8e-5, "CD1_2": 6e-5, "CD2_1": 6e-5, "CD2_2": 8e-5}
+    distorted = {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 2e-4, "A_1_1": -1e-4, "B_0_2": 3e-4, "B_1_1": 1e-4}
+    polynomial = {"PV1_0": 1e-4, "PV1_1": 1.001, "PV1_4": 2e-3, "PV2_0": -1e-4, "PV2_1": 0.999, "PV2_6": 1e-3}
+    kinds: dict[str, tuple[str, dict[str, float]]] = {
+        "TAN": ("RA---TAN DEC--TAN", plain),
+        "CD": ("RA---TAN DEC--TAN", {**plain, **turned}),
+        "SIP": ("RA---TAN-SIP DEC--TAN-SIP", {**plain, **turned, **distorted}),
+        "TPV": ("RA---TPV DEC--TPV", {**plain, **turned, **polynomial}),
+        "CAR": ("RA---CAR DEC--CAR", plain),
+        "SIN": ("RA---SIN DEC--SIN", plain),
+        "ZEA": ("RA---ZEA DEC--ZEA", plain),
+        "AIT": ("RA---AIT DEC--AIT", plain),
+        "GAL": ("GLON-TAN GLAT-TAN", {**plain, "CRVAL1": 171.0, "CRVAL2": -52.5}),
+    }
+    rng = np.random.default_rng(4)
+    places = []
+    for band, (types, cards) in kinds.items():
+        header = fits.Header({**dict(zip(("CTYPE1", "CTYPE2"), types.split(), strict=True)), **cards, "FILTER": band})
+        if "CD1_1" in cards:
+            del header["CDELT*"]
+        fits.PrimaryHDU(rng.normal(size=(60, 64)), header=header).writeto(tmp_path / "images" / f"{band}.fits")
+        places.append(to_sky(sky_wcs(header), rng.uniform(2, 60, 2), rng.uniform(2, 56, 2)))
+    ra, dec = np.concatenate(places, axis=1)
+    (tmp_path / "s.yaml").write_text(
+        f"survey: a\nroot: .\nbands: [{', '.join(kinds)}]\nimages: {{glob: images/*.fits, band: {{keyword: FILTER}}}}\n"
+    )
+    cube = stack_images(open_survey(tmp_path / "s.yaml"), positions(ra, dec), size=14).compute()
+    seen = dict.fromkeys(kinds, 0)
+    for n, b in zip(*np.nonzero(cube["exposure"].values[..., 0] >= 0), strict=True):
+        band, one = str(cube["band"].values[b]), cube.isel(object=n, band=b, epoch=0)
+        expected = theirs(tmp_path / "images" / f"{band}.fits", 0, float(one["ra"]), float(one["dec"]), 14)
+        assert np.array_equal(one["image"].values, expected.data, equal_nan=True), band
+        at = to_pixel(cutout_wcs(cube, object=int(n), band=int(b), epoch=0), np.array([one["ra"]]), np.array([one["dec"]]))
+        assert np.allclose(np.ravel(at), expected.input_position_cutout, atol=1e-6), band
+        seen[band] += 1
+    assert min(seen.values()) >= 2, seen
+
+
+def test_images_in_every_form_give_astropys_pixels_and_keep_their_headers(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(5)
+    cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 60.0, "CRPIX1": 20, "CRPIX2": 20}
+    cards |= {"CDELT1": -1e-4, "CDELT2": 1e-4}
+    whole = rng.integers(-900, 900, (40, 40)).astype(np.int16)
+    makers: dict[str, Any] = {
+        "plain": lambda header: fits.ImageHDU(rng.normal(size=(40, 40)).astype(">f4"), header),
+        "double": lambda header: fits.ImageHDU(rng.normal(size=(40, 40)).astype(">f8"), header),
+        "unsigned": lambda header: fits.ImageHDU(whole.astype(np.uint16), header),
+        "scaled": lambda header: scaled(fits.ImageHDU(whole * 0.25 + 7, header)),
+        "rice": lambda header: fits.CompImageHDU(whole, header, compression_type="RICE_1"),
+        "gzip": lambda header: fits.CompImageHDU(rng.normal(size=(40, 40)), header, compression_type="GZIP_2", quantize_level=0),
+        "quantized": lambda header: fits.CompImageHDU(rng.normal(size=(40, 40)), header, compression_type="RICE_1"),
+        "plio": lambda header: fits.CompImageHDU(abs(whole), header, compression_type="PLIO_1"),
+        "hcompress": lambda header: fits.CompImageHDU(whole, header, compression_type="HCOMPRESS_1"),
+    }
+
+    def scaled(hdu: fits.ImageHDU) -> fits.ImageHDU:
+        hdu.scale("int16", bscale=0.25, bzero=7)
+        return hdu
+
+    for band, make in makers.items():
+        # A second image, of another band, is one more extension of the same file.
+        hdus = [make(fits.Header({**cards, "FILTER": name})) for name in (band, f"{band}2")]
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "images" / f"{band}.fits")
+    for band, packed in (("plain", "double"), ("rice", "scaled")):
+        (tmp_path / "images" / f"{packed}.fits").rename(tmp_path / f"{packed}.fits")
+        pack, ending = (gzip.compress, "gz") if band == "plain" else (bz2.compress, "bz2")
+        (tmp_path / "images" / f"{packed}.fits.{ending}").write_bytes(pack((tmp_path / f"{packed}.fits").read_bytes()))
+    bands = [name for band in makers for name in (band, f"{band}2")]
+    (tmp_path / "s.yaml").write_text(
+        f"survey: a\nroot: .\nbands: [{', '.join(bands)}]\nimages: {{glob: 'images/*', band: {{keyword: FILTER}}}}\n"
+    )
+    cube = stack_images(open_survey(tmp_path / "s.yaml"), positions([10.0, 10.004], [60.0, 60.001]), size=12).compute()
+    assert cube["image"].dtype == np.float64
+    for source, name in enumerate(cube["source_uri"].values.tolist()):
+        path = tmp_path / name
+        if path.suffix != ".fits":
+            path = tmp_path / path.stem  # as it was before it was packed
+        raw = path.read_bytes()
+        with fits.open(path, disable_image_compression=True) as file:
+            spans = [(hdu.fileinfo()["hdrLoc"], hdu.fileinfo()["datLoc"]) for hdu in file]
+        assert raw_headers(cube, source) == [raw[start:stop] for start, stop in spans]
+        for hdu in (1, 2):
+            band = bands.index(f"{path.stem}{'2' * (hdu - 1)}")
+            for n in range(2):
+                expected = theirs(path, hdu, float(cube["ra"][n]), float(cube["dec"][n]), 12)
+                inside = np.zeros((12, 12), np.bool_)
+                inside[expected.slices_cutout] = True
+                assert np.array_equal(cube["image"].values[n, band, 0][inside], expected.data[inside]), name
+                assert (cube["state"].values[n, band, 0] == np.where(inside, MEASURED, OUTSIDE)).all(), name
 
 
 def test_nothing_is_computed_and_each_file_is_opened_once_a_task(field_of_images: tuple[Survey, pa.Table, Path]) -> None:
@@ -254,6 +351,49 @@ def test_exposures_on_one_grid_are_combined_bit_for_bit(tmp_path: Path) -> None:
     moved = ImageSpec(seed=3, bands=("g",), epochs=2, size=64, stars=5, galaxies=0)
     with pytest.raises(SurveyError, match="different pixel grids"):
         stack_images(open_survey(write_images(moved, tmp_path / "b")), positions(150.0, 2.2), size=20, combine="mean").compute()
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "ivar", "clipped"])
+def test_exposures_are_combined_by_their_weights_as_numpy_does_it(tmp_path: Path, method: str) -> None:
+    spec = ImageSpec(seed=3, bands=("g",), epochs=5, size=48, stars=5, galaxies=0, dither_pixels=0, rotation_deg=0)
+    survey = open_survey(write_images(spec, tmp_path))
+    assert survey.images is not None
+    assert survey.images.mask is not None
+    bits = sum(1 << bit for bit in survey.images.mask.bad_bits or ())
+    values, weights, bad = [], [], []
+    for n in range(5):
+        with fits.open(tmp_path / "images" / f"g-{n:03d}.fits", mode="update") as file:
+            file["WEIGHT"].data = file["WEIGHT"].data * np.float32(n + 1)
+            file["SCI"].data[24, 24 + n] += 1000  # a ray of cosmic origin
+            values.append(file["SCI"].data.astype(float))
+            weights.append(file["WEIGHT"].data.astype(float))
+            bad.append(((file["MASK"].data & bits) != 0) | ~(weights[-1] > 0))
+    cube = stack_images(survey, positions(150.0, 2.2), size=20, combine=method).compute().isel(object=0, band=0)
+    y0, x0 = int(cube["y0"]), int(cube["x0"])
+    part = np.s_[:, y0 : y0 + 20, x0 : x0 + 20]
+    out = np.array(bad)[part]
+    assert out.any(axis=0).any()
+    assert not out.all(axis=0).any()
+    image, weight = (np.ma.array(np.array(things)[part], mask=out.copy()) for things in (values, weights))
+    if method == "clipped":
+        for _ in range(5):
+            middle = np.ma.median(image, axis=0)
+            far = abs(image - middle) > 3 * 1.4826 * np.ma.median(abs(image - middle), axis=0)
+            image.mask |= far.filled(False) & ((~image.mask).sum(axis=0) >= 3)
+            weight.mask = image.mask
+        assert image.mask.sum() >= out.sum() + 5
+    count = (~image.mask).sum(axis=0)
+    of_mean = count**2 / (1 / weight).sum(axis=0)
+    expected = {
+        "mean": (image.mean(axis=0), of_mean),
+        "median": (np.ma.median(image, axis=0), of_mean * np.where(count > 2, 2 / np.pi, 1)),
+        "ivar": ((image * weight).sum(axis=0) / weight.sum(axis=0), weight.sum(axis=0)),
+        "clipped": (image.mean(axis=0), of_mean),
+    }[method]
+    assert np.allclose(cube["image"].values, expected[0], rtol=1e-6, atol=1e-6)
+    assert np.allclose(cube["ivar"].values, expected[1], rtol=1e-6)
+    assert (cube["state"].values == MEASURED).all()
+    assert int(cube["n_exposures"]) == 5
 
 
 def test_bands_are_put_on_the_pixels_of_one_of_them(field_of_images: tuple[Survey, pa.Table, Path]) -> None:

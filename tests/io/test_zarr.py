@@ -69,6 +69,10 @@ def test_zarr_reads_what_is_written_here_and_so_do_we(tmp_path: Path, dtype: str
 
 def test_the_bytes_are_those_that_zarr_writes(tmp_path: Path) -> None:
     values = holes("float32", np.nan)
+    # Chunks of one value, twice in a shard; zeros of both signs are equal, and not the same bytes.
+    values[1], values[2], values[3], values[16:18] = 0.0, -0.0, 0.0, 7.0
+    values[18] = 7.0
+    values[18, 1, 4] = 8.0
     array = made(tmp_path / "ours", values, (1, 3, 8, 8), (5, 3, 8, 8), np.nan)
     root = zarr.open_group(tmp_path / "theirs", mode="w", zarr_format=3)
     create_array(
@@ -88,6 +92,7 @@ def test_the_bytes_are_those_that_zarr_writes(tmp_path: Path) -> None:
         ours = array.shard_path((number, 0, 0, 0)).read_bytes()
         # zarr lays inner chunks in Morton order, which for chunks along one dimension is ours.
         assert ours == theirs
+    assert np.array_equal(np.signbit(array.read(np.arange(23))), np.signbit(values))
 
 
 @pytest.mark.parametrize(

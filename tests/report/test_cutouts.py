@@ -51,9 +51,23 @@ def test_colours_have_red_where_only_the_red_band_is_bright() -> None:
     images = np.random.default_rng(1).normal(0, 0.01, size=(1, 3, 9, 9))
     images[0, 0, 4, 4] = 50
     shown = np.asarray(colours(images, ["1"]).axes[0].images[0].get_array())
-    red, green, blue = shown[4, 4].astype(int)
+    red, green, blue, _ = shown[4, 4].astype(int)
     assert red > 100
     assert max(green, blue) < 60
+
+
+def test_equal_light_has_equal_colour_in_every_cutout_and_none_where_a_band_is_missing() -> None:
+    images = np.random.default_rng(1).normal(0, 1, size=(2, 3, 15, 15)) + 20
+    images[0, :, 4, 4] = images[1, :, 4, 4] = 120, 70, 45
+    images[0, 0, 9, 9] = 100_000  # light elsewhere changes nothing
+    images[1, 2, :, 7:] = np.nan
+    first, second = (np.asarray(axes.images[0].get_array()).astype(int) for axes in colours(images, ["1", "2"]).axes[:2])
+    assert np.abs(first[4, 4] - second[4, 4]).max() <= 12
+    red, green, blue, _ = first[4, 4]
+    assert red > green > blue
+    assert (first[..., 3] == 255).all()
+    assert (second[:, :7, 3] == 255).all()
+    assert (second[:, 7:, 3] == 0).all(), "no false colour"
 
 
 def test_the_page_names_files_set_aside_and_how_to_open_the_cube(tmp_path: Path) -> None:
