@@ -302,6 +302,9 @@ def _without_nan(array: pa.Array) -> pa.Array:
     """Put null in the place of NaN, also of items of lists and structs, though not of maps."""
     dtype = array.type
     if pa.types.is_floating(dtype):
+        # The least value is NaN where any is; NumPy finds it in a tenth of the time that Arrow takes to mark them all.
+        if len(array) and not array.null_count and not np.isnan(array.to_numpy().min()):
+            return array
         return pc.if_else(nan, pa.scalar(None, dtype), array) if pc.any(nan := pc.is_nan(array)).as_py() else array
     if pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype):
         values = array.values
