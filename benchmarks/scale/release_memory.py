@@ -66,7 +66,8 @@ def main() -> None:
     parser.add_argument("--carry", action="store_true", help="carry the cube's chunks instead of deflating them")
     args = parser.parse_args()
     store, cube = prepare(args.folder, args.objects)
-    values = yaml.safe_load(RECIPE.read_text()) | {"shard_mb": SHARD_MB, "codec": "carry" if args.carry else "deflate"}
+    values = yaml.safe_load(RECIPE.read_text()) | {"shard_mb": SHARD_MB, "select": []}
+    values |= {"codec": "carry" if args.carry else "deflate"}
     values["split"] |= {"order": 7, "guard_arcsec": 60}
     (args.folder / "release.yaml").write_text(yaml.safe_dump(values))
     recipe = scalable.open_recipe(args.folder / "release.yaml")
