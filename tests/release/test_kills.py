@@ -127,9 +127,9 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 @pytest.mark.long
 @pytest.mark.parametrize("recipe", ["of_objects", "of_detections"])
-@pytest.mark.parametrize("share", range(4))
+@pytest.mark.parametrize("share", range(6))
 def test_killed_before_any_change_of_the_disk(few: Collection, tmp_path: Path, recipe: str, share: int) -> None:
-    found = kill_at(few, recipe, tmp_path, [], share, 4)
+    found = kill_at(few, recipe, tmp_path, [], share, 6)
     killed = len(found) - 1
     assert killed > 25
     # A release is there as a whole from the rename on, before its working folder is removed.
