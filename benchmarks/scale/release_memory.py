@@ -90,7 +90,7 @@ def main() -> None:
     sizes = [path.stat().st_size / 1e6 for path in (into / "data").rglob("Npix=*.h5") if "light" not in path.name]
     formula = before + 128 + 8 * leaf
     found = {
-        "rows": scalable.open_release(into).rows, "release_mb": sum(sizes), "limit_mb": args.limit_mb,
+        "rows": collection.accounting["objects"], "release_mb": sum(sizes), "limit_mb": args.limit_mb,
         "times_the_limit": sum(sizes) / args.limit_mb, "program_mb": before, "largest_leaf_mb": leaf, "formula_mb": formula,
         "peak_mb": max(peaks), "shards": len(sizes), "largest_shard_mb": max(sizes), "seconds": seconds,
         "mb_per_s": sum(sizes) / seconds,
