@@ -66,7 +66,8 @@ def main() -> None:
     parser.add_argument("--carry", action="store_true", help="carry the cube's chunks instead of deflating them")
     args = parser.parse_args()
     store, cube = prepare(args.folder, args.objects)
-    values = yaml.safe_load(RECIPE.read_text()) | {"shard_mb": SHARD_MB, "codec": "carry" if args.carry else "deflate"}
+    values = yaml.safe_load(RECIPE.read_text()) | {"shard_mb": SHARD_MB, "select": []}
+    values |= {"codec": "carry" if args.carry else "deflate"}
     values["split"] |= {"order": 7, "guard_arcsec": 60}
     (args.folder / "release.yaml").write_text(yaml.safe_dump(values))
     recipe = scalable.open_recipe(args.folder / "release.yaml")
@@ -89,7 +90,7 @@ def main() -> None:
     sizes = [path.stat().st_size / 1e6 for path in (into / "data").rglob("Npix=*.h5") if "light" not in path.name]
     formula = before + 128 + 8 * leaf
     found = {
-        "rows": scalable.open_release(into).rows, "release_mb": sum(sizes), "limit_mb": args.limit_mb,
+        "rows": collection.accounting["objects"], "release_mb": sum(sizes), "limit_mb": args.limit_mb,
         "times_the_limit": sum(sizes) / args.limit_mb, "program_mb": before, "largest_leaf_mb": leaf, "formula_mb": formula,
         "peak_mb": max(peaks), "shards": len(sizes), "largest_shard_mb": max(sizes), "seconds": seconds,
         "mb_per_s": sum(sizes) / seconds,
