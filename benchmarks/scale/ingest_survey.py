@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from dask.distributed import Client
 
 import scalable
+from benchmarks.measure import peak_bytes
 from scalable.io.parquet import read_leaf, write_leaf
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
@@ -142,7 +142,7 @@ def _reader() -> Any:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return peak_bytes() / 1e6
 
 
 if __name__ == "__main__":

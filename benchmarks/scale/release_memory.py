@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from distributed import Client
 
 import scalable
+from benchmarks.measure import peak_bytes
 from scalable.synthetic.images import add_images
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import RECIPE, write_tables
@@ -54,7 +54,7 @@ def prepare(folder: Path, objects: int) -> tuple[Path, Path]:
 
 def peak_mb() -> float:
     """Return the most memory that this process ever held, its program and mapped pages included [MB]."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return peak_bytes() / 1e6
 
 
 def main() -> None:

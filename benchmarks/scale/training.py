@@ -30,6 +30,7 @@ from sklearn.linear_model import LinearRegression as InMemory
 from sklearn.linear_model import SGDRegressor
 from sklearn.mixture import GaussianMixture as PeerMixture
 
+from benchmarks.measure import peak_bytes
 from scalable.kernels.features import Features
 from scalable.kernels.mixture import Parameters
 from scalable.train.batches import Batches, arrays
@@ -201,13 +202,13 @@ def measured(name: str, paths: list[Path], limit_gib: float) -> dict[str, Any]:
     """Run one learner on one file, so that it is compiled, then on all, and say how long it took and what memory it held."""
     with dask.config.set(scheduler="threads", num_workers=2):
         LEARNERS[name](paths[:1])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        before = peak_bytes() / 2**30
         # Mapped scratch files count as address space, and so the limit is one on data.
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit_gib * 2**30),) * 2)
         begin = time.perf_counter()
         found = LEARNERS[name](paths)
         seconds = time.perf_counter() - begin
-    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    gib = peak_bytes() / 2**30
     return {"seconds": seconds, "gib": gib, "gib_of_one_file": before, **found}
 
 
