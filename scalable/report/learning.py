@@ -105,7 +105,7 @@ def residuals(
             axes.fill_between(middle, levels[:, 0], levels[:, 2], color=colour, alpha=0.25, lw=0)
             axes.plot(middle, levels[:, 1], color=colour, marker="o", ms=3.5, lw=1.4, label=f"{side}, median and 16 to 84 %")
         axes.axhline(0, color=theme.ink, lw=0.8)
-    found[0].legend(frameon=False, fontsize=8, labelcolor=theme.ink)
+    found[0].legend(loc="upper left", frameon=False, fontsize=8, labelcolor=theme.ink)
     return figure
 
 
@@ -127,7 +127,7 @@ def learning_curves(curves: Mapping[str, Sequence[float]], *, label: str = "Loss
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-    axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
+    axes.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=theme.ink)
     return figure
 
 
@@ -252,7 +252,7 @@ def mixture_samples(
         axes.hist(data[n], edges[n].tolist(), density=True, color=theme.muted, alpha=0.35, label="data")
         for (label, (rows, _)), colour, style in zip(samples.items(), (theme.accent, theme.alert), ("-", "--"), strict=False):
             axes.hist(rows[n], edges[n].tolist(), density=True, histtype="step", color=colour, lw=1.4, ls=style, label=label)
-        axes.legend(frameon=False, fontsize=7.5, labelcolor=theme.ink)
+        axes.legend(loc="upper right", frameon=False, fontsize=7.5, labelcolor=theme.ink)
     for row, (label, (rows, parameters)) in zip(grid[1:], samples.items(), strict=True):
         drawn = np.histogram2d(rows[0], rows[1], bins=(edges[0], edges[1]))[0].T * (data.shape[1] / rows.shape[1])
         _density_panel(row[0], edges, drawn, names, theme)
