@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import dask
-import numpy as np
+import xarray as xr
 import yaml
 from distributed import Client
 
@@ -26,6 +26,8 @@ from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import RECIPE, write_tables
 
 SIZE, LEAF_MB, SHARD_MB = 64, 8.0, 500.0
+FIELD_STARS = 5_000
+"""Stars of a simulated field: the work of making one grows with their square."""
 
 
 def prepare(folder: Path, objects: int) -> tuple[Path, Path]:
@@ -36,7 +38,8 @@ def prepare(folder: Path, objects: int) -> tuple[Path, Path]:
     few = make_sky(SkySpec(seed=3, fields=1, stars_per_field=64, epochs=1, field_radius_deg=0.03))
     write_tables(few, folder / "few")
     add_images(few, folder / "few")
-    many = SkySpec(seed=4, fields=1, stars_per_field=objects, epochs=2, missing_fraction=0.0, field_radius_deg=0.5)
+    fields = -(-objects // FIELD_STARS)
+    many = SkySpec(seed=4, fields=fields, stars_per_field=objects // fields, epochs=2, missing_fraction=0.0, field_radius_deg=0.5)
     write_tables(make_sky(many), folder / "many")
     survey = scalable.open_survey(folder / "many/survey.yaml")
     small = survey.model_copy(update={"store": survey.store.model_copy(update={"leaf_mb": LEAF_MB})})
@@ -47,7 +50,10 @@ def prepare(folder: Path, objects: int) -> tuple[Path, Path]:
     seen = scalable.ingest(little, into=folder / "few-store").objects.compute()
     own = scalable.stack_images(little, seen, size=SIZE).compute()
     scalable.write_cube(own.chunk({"object": 256}), folder / "few.zarr")
-    dealt = own.isel(object=np.arange(len(ids)) % own.sizes["object"]).chunk({"object": 256})
+    # Lazily: all of them together are larger than this machine's memory too.
+    rounds = [own.chunk()] * -(-len(ids) // own.sizes["object"])
+    dealt = xr.concat(rounds, "object", data_vars="minimal", coords="minimal", compat="override", join="override")
+    dealt = dealt.isel(object=slice(len(ids))).chunk({"object": 256})
     scalable.write_cube(dealt.assign({"object_id": ("object", ids, own["object_id"].attrs)}), cube)
     return store, cube
 
