@@ -119,7 +119,6 @@ PUBLISHED: dict[str, tuple[float | None, float]] = {
     "SDSS main galaxies, r and four colours": (0.0116, 0.0085),
     "DES grizY, five random folds": (0.0516, 0.0117),
     "DES grizY, five folds of order-3 pixels": (None, 0.0124),
-    "DES grizY, first random fold": (0.0516, 0.0117),
     "DC2 simulated, i and five colours": (0.0721, 0.0154),
 }
 """median_abs of the linear fit and the best that was seen with defaults, by other people's tools on the same rows."""
@@ -129,6 +128,8 @@ SPREAD_OF_FIGURES = {"DES grizY, five random folds": 0.0006, "DES grizY, five fo
 
 def shortfalls(name: str, rows: list[dict[str, Any]]) -> list[str]:
     """Say where the plain fits fall short of the figures of others, or that they do not."""
+    if name not in PUBLISHED:
+        return ["one of the five folds above, in several ways: figures of others are means over folds"]
     linear, best = PUBLISHED[name]
     plain = [row for row in rows if not row["variant"]]
     found, said = min(plain, key=lambda row: row["test"]), []
