@@ -72,14 +72,23 @@ class Side:
         fields = pa.schema([field for field in self.fields if field.name in columns])
         there = np.flatnonzero(wanted >= 0)
         leaf, row = near.leaf[wanted[there]], near.row[wanted[there]]
-        numbers = np.flatnonzero(np.bincount(leaf)).tolist() if columns else []
-        tables = [self.chain.load(leaves[number], fields.names).cast(fields) for number in numbers]
-        first = np.zeros(len(leaves), dtype=np.int64)
-        first[numbers] = np.cumsum([0, *(table.num_rows for table in tables)])[:-1]
-        index = np.full(len(wanted), -1, dtype=np.int64)
-        index[there] = first[leaf] + row
-        every = pa.concat_tables([fields.empty_table(), *tables])
-        return pa.table([rows_of(whole(column), index) for column in every.columns], schema=fields)
+        counts = np.bincount(leaf)
+        numbers = sorted(np.flatnonzero(counts).tolist(), key=counts.__getitem__) if columns else []
+        tables, filled, index = [fields.empty_table()], 0, np.full(len(wanted), -1, dtype=np.int64)
+        for number in numbers:
+            mine = leaf == number
+            table, place = self.chain.load(leaves[number], fields.names).cast(fields), row[mine]
+            # The leaf that gives most is gathered from once; of the others, only what is wanted stays in memory.
+            if number != numbers[-1]:
+                table, place = _rows(table, place), np.arange(len(place))
+            index[there[mine]] = filled + place
+            filled += table.num_rows
+            tables.append(table)
+        return _rows(pa.concat_tables(tables), index)
+
+
+def _rows(table: pa.Table, index: Int) -> pa.Table:
+    return pa.table([rows_of(whole(column), index) for column in table.columns], schema=table.schema)
 
 
 def side_of(catalog: Catalog, verb: str) -> Side:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import scalable
+from scalable.survey.root import is_remote
 
 FAULT, USAGE, QUARANTINED, INTERRUPTED = 1, 2, 3, 130
 
@@ -28,7 +29,6 @@ _LAZY = {
     "input_bytes": "scalable.catalog.ingest",
     "model_at": "scalable.survey.read",
     "field_names": "scalable.survey.read",
-    "is_remote": "scalable.survey.root",
     "set": "dask.config",
 }
 """What a verb needs beyond the public names, loaded when the verb runs: `scalable --help` answers at once."""
@@ -54,7 +54,7 @@ scheduler_options = [
 
 def place(text: str) -> Path | str:
     """Return the path, or the URL, that was typed."""
-    return text if lazy("is_remote")(text) else Path(text)
+    return text if is_remote(text) else Path(text)
 
 
 store_option = click.option("--store", type=place, metavar="PATH", default="out", show_default=True, help="The store.")

@@ -154,11 +154,10 @@ def _parquet(handle: pa.NativeFile, **options: Any) -> pq.ParquetFile:
 @contextmanager
 def _open(path: str) -> Iterator[_File]:
     """Open a file; whatever Arrow raises inside the block names the file."""
-    with open(open_regular(path, "Parquet file"), "rb") as raw:
+    # Arrow reads by itself, without Python's lock and copies; a path would be looked up a second time.
+    with open(open_regular(path, "Parquet file"), "rb") as raw, pa.OSFile(f"/dev/fd/{raw.fileno()}") as handle:
         try:
             descriptor, size = raw.fileno(), os.fstat(raw.fileno()).st_size
-            # Arrow reads by itself then, without Python's lock and copies; a path would be looked up a second time.
-            handle = pa.OSFile(f"/dev/fd/{descriptor}")
             parquet = _parquet(handle)
             arrow = parquet.schema_arrow
             for name, times in Counter(arrow.names).items():

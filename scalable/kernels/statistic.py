@@ -159,13 +159,13 @@ def evaluate(
                     f"statistic {names[0]!r} gave an array of shape {part.shape} for {len(curves) - 1} light curves; "
                     "give one number for each, or from chunk one row"
                 )
-            if (work, needs) not in made:
+            if (work, needs, uses) not in made:
                 # Column by column: what follows takes columns.
-                made[work, needs] = np.empty((groups, *part.shape[1:]), order="F")
-            made[work, needs][block] = part
+                made[work, needs, uses] = np.empty((groups, *part.shape[1:]), order="F")
+            made[work, needs, uses][block] = part
     found = {}
     for statistic in statistics:
-        whole = made.get((statistic.chunk or statistic.finalize, statistic.needs))
+        whole = made.get((statistic.chunk or statistic.finalize, statistic.needs, statistic.uses))
         if whole is None:  # There is no light curve at all.
             found[statistic.name] = np.empty(0)
         else:
@@ -178,13 +178,13 @@ class _Counted:
 
     def __init__(self, points: tuple[Float, Float, Float, Offsets]) -> None:
         self.points = points
-        self.made: dict[Callable[..., Float], Float] = {}
+        self.made: dict[tuple[Callable[..., Float], Callable[..., Float] | None], Float] = {}
 
     def part(self, work: Callable[..., Float], uses: Callable[..., Float] | None = None) -> Float:
         """Return what a function makes of the points, once."""
-        if work not in self.made:
-            self.made[work] = work(*self.points, *([self.part(uses)] if uses else []))
-        return self.made[work]
+        if (work, uses) not in self.made:
+            self.made[work, uses] = work(*self.points, *([self.part(uses)] if uses else []))
+        return self.made[work, uses]
 
 
 def _blocks(

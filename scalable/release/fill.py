@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from scalable.catalog.light_curves import floats
 from scalable.errors import InputError
 from scalable.kernels.counter import random_bits, row_keys
 from scalable.kernels.linear import least_squares
@@ -63,7 +63,7 @@ class Filling:
         """Return what the cell of each of these rows is filled with; NaN where the row lacks what that follows from."""
         if not self.using:
             return np.full(len(rows), self.value)
-        points = np.column_stack([_numbers(table, name)[rows] for name in self.using])
+        points = np.column_stack([floats(table, name)[rows] for name in self.using])
         good = np.isfinite(points).all(axis=1)
         found = np.full(len(points), np.nan)
         if self.slopes:
@@ -116,7 +116,7 @@ def candidates(table: pa.Table, asked: Impute) -> Float:
 
     The lot of a row depends on what the row is and on nothing else, so that any partition gives the same sample.
     """
-    columns = [_numbers(table, name) for name in (*asked.using, asked.column)]
+    columns = [floats(table, name) for name in (*asked.using, asked.column)]
     keys = np.stack([table[name].to_numpy().astype(np.int64) for name in ("object_id", "__source_id", "__source_row")])
     # To 53 bits, which a float holds.
     lots = (random_bits(row_keys(keys.view(np.float64)), seed=_SEED) >> np.uint64(11)).astype(np.float64)
@@ -162,8 +162,3 @@ def fit(sample: Float, asked: Impute) -> Filling:
 
 def _most(asked: Impute) -> int:
     return PLANE_ROWS if asked.method == "regression" else asked.reference
-
-
-def _numbers(table: pa.Table, name: str) -> Float:
-    values: Float = pc.cast(table[name], pa.float64()).combine_chunks().to_numpy(zero_copy_only=False)
-    return values

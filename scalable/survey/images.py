@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from scalable.errors import nearest
-from scalable.survey.part import Key, ObservationKey, Part, Unit
+from scalable.survey.part import Key, ObservationKey, Part, Unit, groups_of
 
 IMAGE_KEYS = ("band", "mjd", "exposure_s", "psf_fwhm", "zero_point")
 """What is known of an image beside its pixels."""
@@ -92,13 +90,7 @@ class Images(Part):
             raise ValueError("plane: goes with index, and instead of planes")
         if self.glob.startswith("/") or ".." in PurePosixPath(self.glob).parts:
             raise ValueError(f"glob: {self.glob!r} must stay below root: no leading / and no ..")
-        try:
-            groups = re.compile(self.pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"pattern: {self.pattern!r} is no regular expression: {error}") from None
-        for name in groups:
-            if name not in IMAGE_KEYS:
-                raise ValueError(f"pattern: a group is called {name!r}; {nearest(name, IMAGE_KEYS)}")
+        groups = groups_of(self.pattern, IMAGE_KEYS)
         for name, key in self.given().items():
             if name in groups:
                 raise ValueError(f"{name}: is given here and by a group of pattern; keep one")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -49,6 +51,18 @@ class ObservationKey(Part):
         if bool(self.column) + bool(self.keyword) + (self.value is not None) != 1:
             raise ValueError("give exactly one of column (of the index), keyword (of the header) and value (for all files)")
         return self
+
+
+def groups_of(pattern: str, keys: Sequence[str]) -> Collection[str]:
+    """Return the named groups of a regular expression, which must be keys."""
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ValueError(f"pattern: {pattern!r} is no regular expression: {error}") from None
+    for name in groups:
+        if name not in keys:
+            raise ValueError(f"pattern: a group is called {name!r}; {nearest(name, keys)}")
+    return groups
 
 
 Key = Annotated[ObservationKey | None, BeforeValidator(_bare_column)]

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from scalable.errors import nearest
 from scalable.schema import ROLES
-from scalable.survey.part import Format, Key, ObservationKey, Part, StateName, Unit
+from scalable.survey.part import Format, Key, ObservationKey, Part, StateName, Unit, groups_of
 
 
 def _known_role(role: str) -> str:
@@ -62,13 +62,7 @@ class Observations(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Observations:
-        try:
-            groups = re.compile(self.pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"pattern: {self.pattern!r} is no regular expression: {error}") from None
-        for name in groups:
-            if name not in KEYS:
-                raise ValueError(f"pattern: a group is called {name!r}; {nearest(name, KEYS)}")
+        groups = groups_of(self.pattern, KEYS)
         if self.pattern and not groups:
             raise ValueError(f"pattern: {self.pattern!r} has no named group such as (?P<band>[a-z]); choices: {', '.join(KEYS)}")
         if self.index and self.pattern:

@@ -238,6 +238,21 @@ def test_what_a_statistic_uses_is_made_once_of_the_points_that_count_for_it() ->
     assert calls[1:] == [[1, 2, 3, 4, 5], [1, 2, 4, 5]]
 
 
+def test_one_function_on_other_sums_is_another_statistic() -> None:
+    def lengths(flux: Float, err: Float, mjd: Float, offsets: NDArray[np.int64]) -> Float:
+        return np.diff(offsets).astype(float)
+
+    def first(flux: Float, err: Float, mjd: Float, offsets: NDArray[np.int64]) -> Float:
+        return flux[offsets[:-1]]
+
+    def same(flux: Float, err: Float, mjd: Float, offsets: NDArray[np.int64], sums: Float) -> Float:
+        return sums
+
+    both = Statistic("Length", "points", same, uses=lengths), Statistic("First", "first flux", same, uses=first)
+    found = evaluate(both, np.arange(1.0, 6.0), np.ones(5), None, np.array([0, 2, 5]))
+    assert {name: values.tolist() for name, values in found.items()} == {"Length": [2, 3], "First": [1, 3]}
+
+
 def test_columns_of_the_partial_sums_are_the_named_ones() -> None:
     names = ["N", "MEAN", "M2", "WEIGHT", "WEIGHTED_MEAN", "WEIGHTED_M2", "WEIGHT_SQUARE", "ERR_MEAN", "ERR_SQUARE"]
     found = sums(np.array([[1.0, 1.0], [4.0, 0.5]]))[0]
