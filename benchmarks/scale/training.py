@@ -34,14 +34,16 @@ from benchmarks.measure import peak_bytes
 from scalable.kernels.features import Features
 from scalable.kernels.mixture import Parameters
 from scalable.train.batches import Batches, arrays
-from scalable.train.components import PCA
-from scalable.train.incremental import MLPRegressor
-from scalable.train.linear import Lasso, LinearRegression, Ridge
+from scalable.train.components import PCA, Standardizer
+from scalable.train.incremental import Incremental
+from scalable.train.linear import ElasticNet, Lasso, LinearRegression, Ridge
 from scalable.train.mixture import expect_all, fit_together, merge_all
-from scalable.train.neighbours import KNeighbors
+from scalable.train.neighbours import KernelRegression, KNeighbors
+from scalable.train.network import MLPRegressor
+from scalable.train.nonlinear import NonlinearRegression
 from scalable.train.spill import spilled
 from scalable.train.tables import batches_of
-from scalable.train.trees import GradientBoosting, RandomForest
+from scalable.train.trees import AdaBoost, GradientBoosting, RandomForest
 
 console = Console(stderr=True, width=140)
 
@@ -105,6 +107,16 @@ def ridge(paths: list[Path]) -> dict[str, Any]:
 def lasso(paths: list[Path]) -> dict[str, Any]:
     """Choose a penalty on sizes by five folds and fit: one pass of moments, too."""
     return {"alpha": Lasso(None).fit(rows_of(paths)).alpha_}
+
+
+def elastic_net(paths: list[Path]) -> dict[str, Any]:
+    """Choose a penalty on sizes and squares by five folds and fit: one pass of moments, too."""
+    return {"alpha": ElasticNet(None).fit(rows_of(paths)).alpha_}
+
+
+def standardizer(paths: list[Path]) -> dict[str, Any]:
+    """Find means and deviations: one pass of moments."""
+    return {"answer": Standardizer().fit(rows_of(paths)).scale_.tolist()}
 
 
 def components(paths: list[Path]) -> dict[str, Any]:
@@ -175,6 +187,28 @@ def forest(paths: list[Path]) -> dict[str, Any]:
     return {"trees": 4}
 
 
+def adaboost(paths: list[Path]) -> dict[str, Any]:
+    """Grow three trees of depth 5, with rows weighted anew between them."""
+    return {"trees": len(AdaBoost(3, max_depth=5, scratch=paths[0].parent).fit(rows_of(paths)).trees_)}
+
+
+def incremental(paths: list[Path]) -> dict[str, Any]:
+    """Feed scikit-learn's SGDRegressor with mixed batches of 4,096 rows for one epoch."""
+    peer = SGDRegressor(learning_rate="invscaling", eta0=0.01)
+    Incremental(peer, epochs=1, batch_rows=4096, scratch=paths[0].parent).fit(rows_of(paths))
+    return {"epochs": 1}
+
+
+def curve(paths: list[Path]) -> dict[str, Any]:
+    """Take three damped Gauss-Newton steps of a curve."""
+    return {"passes": NonlinearRegression("quadratic", max_iter=3).fit(rows_of(paths)).n_iter_ + 2}
+
+
+def kernel(paths: list[Path]) -> dict[str, Any]:
+    """Sum rows on a grid of cells a deviation wide."""
+    return {"cells": len(KernelRegression(1.0, cells=1.0).fit(rows_of(paths)).cell_weight_)}
+
+
 def network(paths: list[Path]) -> dict[str, Any]:
     """Learn for one epoch with batches of 4,096 rows."""
     MLPRegressor((32, 32), epochs=1, batch_rows=4096, validation=0.02, scratch=paths[0].parent).fit(rows_of(paths))
@@ -190,8 +224,8 @@ def neighbours(paths: list[Path]) -> dict[str, Any]:
 LEARNERS: dict[str, Callable[[list[Path]], dict[str, Any]]] = {
     work.__name__: work
     for work in (
-        reading, linear, ridge, lasso, components, sgd, sgd_on_blocks, one_pass_of_em, mixture, boosting, forest, network,
-        neighbours, linear_on_arrays,
+        reading, linear, ridge, lasso, elastic_net, standardizer, components, sgd, sgd_on_blocks, one_pass_of_em, mixture,
+        boosting, forest, adaboost, network, incremental, curve, neighbours, kernel, linear_on_arrays,
     )
 }  # fmt: skip
 IN_TURN = ("reading", "linear", "ridge", "lasso", "components", "sgd", "sgd_on_blocks", "one_pass_of_em")

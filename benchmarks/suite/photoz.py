@@ -24,7 +24,7 @@ from scalable.kernels.features import Features
 from scalable.survey.tables import ColumnRule, NullRule
 from scalable.train.batches import Batches
 from scalable.train.compare import CANDIDATES, Variant, compare, usual_variants
-from scalable.train.incremental import OrderWarning
+from scalable.train.mixed import OrderWarning
 from scalable.train.tables import batches_of
 
 FOLDS = 5

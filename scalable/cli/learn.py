@@ -86,7 +86,12 @@ rules_option = click.option(
     help="What stands for values of a state, such as non_detection=28; drop leaves the row out, keep takes what was imputed.",
 )
 @click.option("--target", default="", metavar="COLUMN", help="Redshifts to learn; without it a mixture is fitted.")
-@click.option("--estimator", default="boosting", show_default=True, help="linear, ridge, lasso, boosting, forest, network, ...")
+@click.option(
+    "--estimator",
+    default="boosting",
+    show_default=True,
+    help="linear, ridge, lasso, elastic_net, sgd, boosting, forest, adaboost, network, neighbours, kernel or curve.",
+)
 @click.option("--pdf", callback=_edges, metavar="LOW,HIGH,BINS", help="Bins of the p(z) that a network or a forest is to give.")
 @click.option("--components", callback=_listed, metavar="K,K,...", help="Of a mixture; the least BIC is taken. [default: 5]")
 @click.option("--test", multiple=True, type=click.Path(path_type=Path, exists=True), help="Files to judge on; repeat for more.")

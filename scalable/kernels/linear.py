@@ -90,3 +90,11 @@ def elastic_net(gram: Float, cross: Float, rows: float, alpha: float, l1_ratio: 
     if (np.sign(exact) == sign).all():
         w[active] = exact
     return w
+
+
+def heights(columns: Float, coef: Float, intercept: float) -> Float:
+    """Return the plane at features of shape (features, rows), summed in their order: the same bits for a row in any company."""
+    out = np.full(columns.shape[1], intercept)
+    for value, column in zip(coef, columns, strict=True):
+        out += value * column
+    return out

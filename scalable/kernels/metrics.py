@@ -110,6 +110,19 @@ def bin_cde(shares: Float, edges: Float, z_spec: Float) -> Float:
     return (shares**2 / width).sum(axis=1) - 2 * at
 
 
+def bin_of(values: Float, edges: Float) -> NDArray[np.int64]:
+    """Return the bin of each value; those beyond the ends are put into the last ones."""
+    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+
+
+def mean_of_bins(shares: Float, edges: Float) -> Float:
+    """Return the mean of each p(z) that is constant within bins, shape (rows, bins); the same bits for a row in any company."""
+    out = np.zeros(len(shares))
+    for share, centre in zip(shares.T, (edges[1:] + edges[:-1]) / 2, strict=True):
+        out += share * centre
+    return out
+
+
 class PdfSums(NamedTuple):
     """What metrics of p(z) are made of, as sums of rows; those of disjoint sets of rows add up.
 

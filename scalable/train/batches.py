@@ -221,6 +221,14 @@ class ArrayPart:
             parts = (self.target, self.weight, self.keys, self.groups)
             yield Block(np.ascontiguousarray(self.columns[:, cut]), *(None if part is None else part[cut] for part in parts))
 
+    def take(self, rows: NDArray[np.int64]) -> Block:
+        """Return copies of some rows, by their indices."""
+        parts = (self.target, self.weight, self.keys, self.groups)
+        return Block(np.asarray(self.columns)[:, rows], *(None if part is None else np.asarray(part)[rows] for part in parts))
+
+    def release(self) -> None:
+        """Give back the memory of what can be read again: nothing here."""
+
 
 @dataclass(frozen=True)
 class FoldPart:

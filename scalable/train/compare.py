@@ -15,9 +15,10 @@ from sklearn.base import clone
 from scalable.kernels.features import Features
 from scalable.train.batches import Batches, Block, Part
 from scalable.train.components import PCA, Standardizer
-from scalable.train.incremental import MLPRegressor
+from scalable.train.incremental import Incremental
 from scalable.train.linear import ElasticNet, Lasso, LinearRegression, Ridge
 from scalable.train.neighbours import KernelRegression, KNeighbors
+from scalable.train.network import MLPRegressor
 from scalable.train.nonlinear import NonlinearRegression
 from scalable.train.photoz import fit_photoz, overall
 from scalable.train.trees import AdaBoost, GradientBoosting, RandomForest
@@ -27,6 +28,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "ridge": (Ridge(None),),
     "lasso": (Lasso(None),),
     "elastic net": (ElasticNet(None),),
+    "stochastic gradient": (Incremental(),),
     "quadratic": (NonlinearRegression("quadratic"),),
     "curve": tuple(NonlinearRegression(curve) for curve in ("softplus", "exponential")),
     "nearest neighbours": tuple(KNeighbors(k, weights="distance") for k in (5, 10, 20, 40)),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
-from scalable.kernels.linear import elastic_net, least_squares
+from scalable.kernels.linear import elastic_net, heights, least_squares
 from scalable.kernels.moments import Moments, merge, moments
 from scalable.train.base import Streamed
 from scalable.train.batches import Block, fold_of
@@ -63,10 +63,7 @@ class _MomentsRegressor(RegressorMixin, Streamed):
 
     def predict_columns(self, columns: Float) -> Float:
         """Return the predictions for features of shape (features, rows); the same bits for a row wherever it stands."""
-        out = np.full(columns.shape[1], self.intercept_)
-        for value, column in zip(self.coef_, columns, strict=True):
-            out += value * column
-        return out
+        return heights(columns, self.coef_, self.intercept_)
 
     def _solve(self, every: Moments, alpha: float, start: Float | None) -> Float:
         raise NotImplementedError

@@ -22,10 +22,11 @@ from scalable.kernels.features import Features
 from scalable.kernels.trees import Forest
 from scalable.schema import Schema, parse_unit
 from scalable.train.components import PCA, Standardizer
-from scalable.train.incremental import MLPRegressor
+from scalable.train.incremental import Incremental
 from scalable.train.linear import ElasticNet, Lasso, LinearRegression, Ridge
 from scalable.train.mixture import GaussianMixture
 from scalable.train.neighbours import KernelRegression, KNeighbors
+from scalable.train.network import MLPRegressor
 from scalable.train.nonlinear import NonlinearRegression
 from scalable.train.tables import build, null_states_of
 from scalable.train.trees import AdaBoost, GradientBoosting, RandomForest
@@ -45,6 +46,7 @@ ESTIMATORS: dict[str, type] = {
         RandomForest,
         AdaBoost,
         MLPRegressor,
+        Incremental,
         KNeighbors,
         KernelRegression,
         NonlinearRegression,
@@ -55,9 +57,9 @@ ESTIMATORS: dict[str, type] = {
 }
 """What a model file may name: nothing else is made from one."""
 
-_LOCAL = ("checkpoint", "scratch")
-"""Parameters that mean something on the machine of the fit only."""
-_DERIVED = ("trees_",)
+_LOCAL = ("checkpoint", "scratch", "estimator")
+"""Parameters that mean something on the machine of the fit only, or that `restore` finds in what was learnt."""
+_DERIVED = ("trees_", "estimator_")
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +232,8 @@ def _pack(estimator: Any, prefix: str, arrays: Arrays) -> dict[str, Any]:
         raise StoreError(f"{name} cannot be saved as arrays; {nearest(name, ESTIMATORS)}")
     parameters = {key: value for key, value in estimator.get_params(deep=False).items() if key not in _LOCAL}
     learned: dict[str, Any] = {}
+    if hasattr(estimator, "keep"):
+        estimator.keep()
     for key, value in vars(estimator).items():
         if not key.endswith("_") or key.startswith("_") or key in _DERIVED:
             continue

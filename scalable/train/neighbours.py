@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,22 +135,36 @@ class Cells(NamedTuple):
     sums: Float
 
 
-def _cells(block: Block, width: Float) -> Cells:
+def _cells(block: Block, width: Float, most: int) -> Cells:
     index = np.floor(block.columns / width[:, None]).astype(np.int64).T
     weight = np.ones(len(block)) if block.weight is None else np.asarray(block.weight)
     sums = np.column_stack([weight, (weight * block.columns).T, weight * block.target])
-    return _unique(index, sums)
+    return _unique(index, sums, most)
 
 
-def _unique(index: NDArray[np.int64], sums: Float) -> Cells:
-    cells, where = np.unique(index, axis=0, return_inverse=True)
-    total = np.zeros((len(cells), sums.shape[1]))
-    np.add.at(total, where.ravel(), sums)
-    return Cells(cells, total)
+def _unique(index: NDArray[np.int64], sums: Float, most: int) -> Cells:
+    order = _order(index)
+    index, sums = index[order], sums[order]
+    starts = np.flatnonzero(np.append(True, (index[1:] != index[:-1]).any(axis=1)))
+    if len(starts) > most:
+        raise InputError(f"more than {most} cells are occupied: take fewer cells per bandwidth, a wider one, or fewer features")
+    return Cells(index[starts], np.add.reduceat(sums, starts))
 
 
-def _merge_cells(a: Cells, b: Cells) -> Cells:
-    return _unique(np.concatenate([a.place, b.place]), np.concatenate([a.sums, b.sums]))
+def _order(index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return what sorts cells, by one number each where their ranges allow it."""
+    least = index.min(axis=0)
+    sizes = [int(size) for size in index.max(axis=0) - least + 1]
+    if math.prod(sizes) >= 1 << 63:
+        return np.lexsort(index.T[::-1])
+    key = np.zeros(len(index), np.int64)
+    for size, column in zip(sizes, (index - least).T, strict=True):
+        key = key * size + column
+    return np.argsort(key, kind="stable")
+
+
+def _merge_cells(a: Cells, b: Cells, most: int) -> Cells:
+    return _unique(np.concatenate([a.place, b.place]), np.concatenate([a.sums, b.sums]), most)
 
 
 class KernelRegression(RegressorMixin, Streamed):
@@ -174,14 +190,17 @@ class KernelRegression(RegressorMixin, Streamed):
         self.most_cells = most_cells
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KernelRegression:
-        """Sum arrays, or `Batches`, on the grid."""
+        """Sum arrays, or `Batches`, on the grid.
+
+        Raises
+        ------
+        InputError
+            If more cells are occupied than may be, as soon as they are.
+        """
         batches = self._batches(X, y, sample_weight, supervised=True)
         self.scale_ = _scale(batches) * self.bandwidth
-        found = batches.over(_cells, _merge_cells, self.scale_ / self.cells)
-        if len(found.place) > self.most_cells:
-            raise InputError(
-                f"{len(found.place)} cells are occupied, at most {self.most_cells} may be: take fewer cells or features"
-            )
+        merge_cells = partial(_merge_cells, most=self.most_cells)
+        found = batches.over(_cells, merge_cells, self.scale_ / self.cells, self.most_cells)
         self.cell_weight_ = found.sums[:, 0]
         self.centres_ = found.sums[:, 1:-1] / found.sums[:, :1] / self.scale_
         self.cell_target_ = found.sums[:, -1] / found.sums[:, 0]

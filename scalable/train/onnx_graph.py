@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scalable.errors import InputError, require
 from scalable.io.atomic import write_bytes
 from scalable.train.components import PCA
-from scalable.train.incremental import MLPRegressor
 from scalable.train.model import Model
+from scalable.train.network import MLPRegressor
 
 OPSET, IR_VERSION = 17, 8
 """Old enough for runtimes of the last years; nothing newer is needed."""

@@ -16,8 +16,10 @@ from sklearn.base import clone
 from scalable.errors import InputError, nearest
 from scalable.kernels.features import Features
 from scalable.kernels.metrics import DEFINITIONS, PdfSums
+from scalable.train.base import Streamed
 from scalable.train.batches import Batches, Block, Part
 from scalable.train.components import PCA, Standardizer
+from scalable.train.incremental import Incremental
 from scalable.train.metrics import pdf_metrics, point_metrics
 from scalable.train.mixture import GaussianMixture, log_likelihoods
 from scalable.train.model import ESTIMATORS, Model, described, versions
@@ -35,6 +37,7 @@ WORDS = {
     "forest": "RandomForest",
     "adaboost": "AdaBoost",
     "network": "MLPRegressor",
+    "sgd": "Incremental",
     "neighbours": "KNeighbors",
     "kernel": "KernelRegression",
     "curve": "NonlinearRegression",
@@ -77,17 +80,26 @@ class _Judged:
 def estimator_of(estimator: Any, **parameters: Any) -> Any:
     """Return a new estimator from one of `WORDS`, or from one that is given, with some parameters of your own.
 
+    A regressor of others that has ``partial_fit`` is fed by `Incremental`.
+
     Raises
     ------
     InputError
-        If there is no such estimator, or it has no such parameter.
+        If there is no such estimator, it cannot learn in steps, or it has no such parameter.
     """
     if isinstance(estimator, str):
         if estimator not in WORDS:
             raise InputError(f"no estimator {estimator!r}; {nearest(estimator, WORDS)}")
         fresh = ESTIMATORS[WORDS[estimator]]()
-    else:
+    elif isinstance(estimator, Streamed):
         fresh = clone(estimator)
+    elif hasattr(estimator, "partial_fit") and hasattr(estimator, "predict"):
+        fresh = Incremental(clone(estimator))
+    else:
+        raise InputError(
+            f"{type(estimator).__name__} cannot learn in steps (it has no partial_fit and predict); "
+            f"take one of {', '.join(WORDS)}"
+        )
     for name in parameters:
         if name not in fresh.get_params():
             raise InputError(f"{type(fresh).__name__} has no parameter {name!r}; {nearest(name, fresh.get_params())}")
@@ -116,7 +128,7 @@ def fit_photoz(
     target : str
         Column with the spectroscopic redshifts.
     estimator : str or object
-        One of `WORDS`, or an estimator of this package with parameters of your own.
+        One of `WORDS`, or an estimator with parameters of your own: of this package, or any regressor with ``partial_fit``.
     transform : PCA or Standardizer, optional
         What the features go through first, fitted on the same rows.
     folds : int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scalable.train.batches import ArrayPart, Batches, Part
+from scalable.train.batches import ArrayPart, Batches, Block, Part
 
 Float = NDArray[np.float64]
 
@@ -92,6 +93,19 @@ def _spill(part: Any, features: int) -> ArrayPart | None:
 class MappedPart(ArrayPart):
     """Rows mapped from files; sent to a worker as their paths."""
 
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows."""
+        try:
+            yield from super().blocks()
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the pages that were read: else all rows would in time count as memory of this process."""
+        for array in (self.columns, self.target, self.weight, self.keys, self.groups):
+            if array is not None:
+                array.base.madvise(mmap.MADV_DONTNEED)
+
     def __reduce__(self) -> Any:
         """Return how to map the files again elsewhere."""
         return _map_again, tuple(
@@ -112,4 +126,5 @@ def with_arrays(part: ArrayPart, tag: str, **arrays: NDArray[Any]) -> ArrayPart:
             path = f"{part.columns.filename}.{name}.{tag}"
             array.tofile(path)
             arrays[name] = np.memmap(path, array.dtype, "r", shape=array.shape)
+        part.release()
     return replace(part, **arrays)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
 from scalable.kernels.counter import poisson, random_bits
+from scalable.kernels.metrics import bin_of
 from scalable.kernels.trees import MAX_BINS, Codes, Forest, Tree, best_splits, bin_codes, bin_edges, histograms, leaves, stump
 from scalable.train.base import Streamed
 from scalable.train.batches import ArrayPart, Batches, Block
 from scalable.train.checkpoint import Checkpoint
-from scalable.train.incremental import bin_of
 from scalable.train.sample import draw
 from scalable.train.spill import spilled, with_arrays
 

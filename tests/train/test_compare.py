@@ -12,10 +12,10 @@ from scalable.kernels.features import Features
 from scalable.train.batches import arrays, keys_of
 from scalable.train.compare import compare, usual_variants
 from scalable.train.goodness import energy_distance, sample_tests
-from scalable.train.incremental import MLPRegressor
 from scalable.train.linear import LinearRegression
 from scalable.train.metrics import metrics_of
 from scalable.train.neighbours import KNeighbors
+from scalable.train.network import MLPRegressor
 from scalable.train.photoz import fit_mixture
 from scalable.train.predict import sample_mixture
 from scalable.train.sample import draw

@@ -8,28 +8,33 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
+import skops.io
 from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
+from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import SGDRegressor
 from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neural_network import MLPRegressor as PeerNetwork
 from sklearn.tree import DecisionTreeRegressor
 from sklearn.utils.estimator_checks import check_estimator
 
 from scalable.cluster import connect
-from scalable.errors import InputError
+from scalable.errors import InputError, StoreError
 from scalable.kernels.counter import poisson
 from scalable.kernels.network import gradients
 from scalable.kernels.nonlinear import CURVES
-from scalable.train import trees
-from scalable.train.batches import Batches, arrays, keys_of
+from scalable.train import neighbours, trees
+from scalable.train.batches import Batches, arrays, fold_of, keys_of
 from scalable.train.checkpoint import Checkpoint
-from scalable.train.incremental import Incremental, MLPRegressor, OrderWarning
+from scalable.train.incremental import Incremental, packed, unpacked
 from scalable.train.linear import Ridge
+from scalable.train.mixed import OrderWarning, mixed, order_share
 from scalable.train.mixture import GaussianMixture
 from scalable.train.neighbours import KernelRegression, KNeighbors
+from scalable.train.network import MLPRegressor
 from scalable.train.nonlinear import NonlinearRegression
 from scalable.train.spill import spilled
 from scalable.train.trees import AdaBoost, GradientBoosting, RandomForest
@@ -126,10 +131,12 @@ class _Killed(Exception):
         RandomForest(9, max_depth=4),
         AdaBoost(6, max_depth=3),
         NonlinearRegression("softplus"),
+        Incremental(epochs=6),
+        Incremental(PeerNetwork(hidden_layer_sizes=(4,), random_state=np.random.RandomState(3)), epochs=6),
         MLPRegressor((8,), epochs=6),
         MLPRegressor((8,), epochs=6, bins=(-9, 0, 9, 18, 40)),
     ],
-    ids=["boosting", "forest", "AdaBoost", "curve", "network", "density"],
+    ids=["boosting", "forest", "AdaBoost", "curve", "sgd", "peer network", "network", "density"],
 )
 def test_a_killed_fit_goes_on_to_the_same_bits(estimator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "TOGETHER", 2)
@@ -189,11 +196,65 @@ def test_the_gradients_of_a_network_are_its_slopes_and_rows_of_no_weight_do_not_
         np.testing.assert_allclose(whole[1][0], half[1][0], rtol=1e-10, atol=1e-14)
 
 
-def test_any_estimator_with_partial_fit_learns_from_mixed_batches() -> None:
+def test_any_estimator_with_partial_fit_learns_from_mixed_batches(tmp_path: Path) -> None:
     X, y = table(3000)
-    X = (X - X.mean(axis=0)) / X.std(axis=0)
-    found = Incremental(SGDRegressor(random_state=0), epochs=5, batch_rows=64).fit(arrays(X, y, part_rows=500))
-    assert found.score(X, y) > 0.9
+    test, truth = table(1000, seed=1)
+    found = Incremental(epochs=5, batch_rows=64, scratch=tmp_path).fit(streaming(arrays(X, y, part_rows=500)))
+    written = SGDRegressor(random_state=0)
+    # By hand on the same batches.
+    with spilled(arrays(X, y, part_rows=500)) as rows:
+        for epoch in range(int(np.argmin(found.validation_curve_)) + 1):
+            for some, target, _ in mixed(rows, batch_rows=64, buffer_rows=1 << 18, seed=0, epoch=epoch, held=10):
+                written.partial_fit((some - X.mean(axis=0)) / X.std(axis=0), target)
+    np.testing.assert_allclose(found.estimator_.coef_, written.coef_, rtol=1e-9)
+    assert len(found.loss_curve_) == len(found.validation_curve_) == 5
+    assert found.score(test, truth) > 0.9
+    held = fold_of(keys_of(X.T, y), 10, 0) == 0
+    squares = (found.predict(X[held]) - y[held]) ** 2 / y.var()
+    assert min(found.validation_curve_) == pytest.approx(0.5 * squares.mean(), rel=1e-9)
+
+
+def test_an_early_stop_takes_the_best_epoch() -> None:
+    X, y = table(600)
+    whole = Incremental(SGDRegressor(learning_rate="constant", eta0=0.1), epochs=40, patience=3).fit(X, y)
+    best = int(np.argmin(whole.validation_curve_))
+    assert whole.n_iter_ == len(whole.validation_curve_) == best + 4 < 40
+    again = Incremental(SGDRegressor(learning_rate="constant", eta0=0.1), epochs=best + 1, patience=3).fit(X, y)
+    assert np.array_equal(again.estimator_.coef_, whole.estimator_.coef_)
+
+
+def test_weights_are_handed_on_and_steps_go_on() -> None:
+    X, y = table(500)
+    heavy = np.where(y > np.median(y), 100.0, 1.0)
+    found = [Incremental(epochs=3, validation=0).fit(X, y, weight) for weight in (None, heavy)]
+    assert found[1].predict(X).mean() > found[0].predict(X).mean()
+    before = found[0].estimator_.t_
+    found[0].partial_fit(X, y)
+    assert found[0].estimator_.t_ == before + 500
+
+
+class Foreign(SGDRegressor):
+    """A class that no file may name."""
+
+
+def test_equal_estimators_are_equal_bytes_and_others_are_refused(tmp_path: Path) -> None:
+    X, y = table(200)
+    for peer in (SGDRegressor(random_state=0), PeerNetwork(hidden_layer_sizes=(4,), random_state=0)):
+        peers = [clone(peer).partial_fit(X, y) for _ in range(2)]
+        states = [packed(one) for one in peers]
+        assert np.array_equal(*states)
+        back = unpacked(states[0])
+        assert np.array_equal(packed(back), states[0])
+        for one in (back, peers[0]):
+            one.partial_fit(X, y)
+        assert np.array_equal(back.predict(X), peers[0].predict(X))
+    with pytest.raises(InputError, match="Foreign cannot be kept in a file .*validation=0"):
+        Incremental(Foreign(), checkpoint=tmp_path / "state.h5").fit(X, y)
+    Incremental(Foreign(), epochs=1, validation=0).fit(X, y)
+    written = np.frombuffer(skops.io.dumps(Foreign().fit(X, y)), np.uint8)
+    for bad in (written, written[:-50], np.zeros(10, np.uint8)):
+        with pytest.raises(StoreError):
+            unpacked(bad)
 
 
 def test_spilled_rows_are_the_same_rows_in_the_same_parts(tmp_path: Path) -> None:
@@ -206,6 +267,30 @@ def test_spilled_rows_are_the_same_rows_in_the_same_parts(tmp_path: Path) -> Non
             for name in ("columns", "target", "keys", "groups"):
                 assert np.array_equal(getattr(a[0], name), getattr(b[0], name))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="maps of a process are read from Linux's /proc")
+def test_rows_on_the_disk_do_not_become_memory_of_the_process(tmp_path: Path) -> None:
+    X, y = table(200_000)
+    part_rows = 20_000
+    part_bytes = part_rows * 8 * (X.shape[1] + 2)
+
+    def held() -> int:
+        maps = Path("/proc/self/smaps").read_text().split("VmFlags:")
+        ours = [part.split("Rss:")[1].split()[0] for part in maps if str(tmp_path) in part]
+        return sum(map(int, ours)) * 1024
+
+    with spilled(streaming(arrays(X, y, part_rows=part_rows)), tmp_path) as rows:
+        most = 0
+        for block in rows.blocks():
+            assert block.target.sum() != 0
+            most = max(most, held())
+        assert 0 < most <= 1.1 * part_bytes
+        assert held() == 0
+        for _ in mixed(rows, batch_rows=10_000, buffer_rows=50_000, seed=0, epoch=0, held=5):
+            assert held() == 0
+        order_share(rows)
+        assert held() == 0
 
 
 def test_neighbours_are_those_of_scikit_learn_and_a_sample_beyond_the_bound() -> None:
@@ -237,6 +322,19 @@ def test_a_kernel_on_a_fine_grid_is_the_kernel_on_all_rows() -> None:
     weights = np.exp(-0.5 * (((test[:, None] - X[None]) / width) ** 2).sum(axis=2))
     np.testing.assert_allclose(found.predict(test), weights @ y / weights.sum(axis=1), atol=2e-3)
     assert np.isfinite(found.predict([[100.0, 100.0]])).all()
+    with pytest.raises(InputError, match="more than 100 cells are occupied: take fewer"):
+        KernelRegression(0.3, cells=20, most_cells=100).fit(X, y)
+
+
+@given(st.integers(0, 99), st.sampled_from([3, 1 << 40]))
+def test_cells_are_sorted_by_their_features_in_turn_and_summed(seed: int, span: int) -> None:
+    rng = np.random.default_rng(seed)
+    index = rng.integers(-span, span, (200, 3))[rng.integers(0, 60, 200)]
+    sums = rng.integers(0, 9, (200, 2)).astype(float)
+    found = neighbours._unique(index, sums, 200)
+    place, where = np.unique(index, axis=0, return_inverse=True)
+    assert np.array_equal(found.place, place)
+    assert np.array_equal(found.sums, [sums[where == n].sum(axis=0) for n in range(len(place))])
 
 
 @pytest.mark.parametrize("curve", sorted(CURVES))
@@ -275,6 +373,7 @@ WEIGHTS = {
         KernelRegression(),
         NonlinearRegression("quadratic"),
         MLPRegressor(validation=0),
+        Incremental(validation=0),
     ],
     ids=lambda estimator: type(estimator).__name__,
 )

@@ -13,7 +13,7 @@ import pytest
 from scalable.errors import InputError
 from scalable.kernels.features import Features
 from scalable.train.components import PCA, Standardizer
-from scalable.train.incremental import MLPRegressor
+from scalable.train.network import MLPRegressor
 from scalable.train.onnx_graph import to_onnx
 from scalable.train.photoz import fit_photoz
 

@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
+from sklearn.ensemble import RandomForestRegressor as PeerForest
+from sklearn.linear_model import SGDRegressor
+from sklearn.neural_network import MLPRegressor as PeerNetwork
 
 from scalable.catalog.collection import Collection
 from scalable.errors import ColumnError, InputError, StoreError
@@ -22,10 +25,10 @@ from scalable.kernels.features import ClassRule, Features
 from scalable.survey.tables import ColumnRule, NullRule
 from scalable.testing import no_compute
 from scalable.train.components import PCA, Standardizer
-from scalable.train.incremental import MLPRegressor
 from scalable.train.metrics import metrics_of
 from scalable.train.model import Model, open_model
-from scalable.train.photoz import evaluate, evaluate_pdf, fit_mixture, fit_photoz, permutation_importance
+from scalable.train.network import MLPRegressor
+from scalable.train.photoz import estimator_of, evaluate, evaluate_pdf, fit_mixture, fit_photoz, permutation_importance
 from scalable.train.predict import predict, sample_mixture, to_qp
 from scalable.train.tables import batches_of, left_out
 from scalable.train.trees import AdaBoost, GradientBoosting, RandomForest
@@ -101,6 +104,7 @@ def test_null_rules_states_and_missing_targets_are_counted(tmp_path: Path) -> No
     "estimator",
     [
         "linear",
+        "sgd",
         *(
             pytest.param(other, marks=pytest.mark.long)
             for other in (
@@ -159,6 +163,21 @@ def test_other_units_and_bands_are_refused(model: Model) -> None:
         fit_photoz(mixed, FEATURES, target="z")
     with pytest.raises(InputError, match="did you mean 'boosting'"):
         fit_photoz(table, FEATURES, target="z", estimator="bosting")
+
+
+def test_regressors_of_others_learn_in_steps_or_are_refused(tmp_path: Path) -> None:
+    table = galaxies(300)
+    peer = PeerNetwork(hidden_layer_sizes=(8,), random_state=1)
+    model = fit_photoz(table, FEATURES, target="z", estimator=peer, folds=2)
+    assert model.kind == "Incremental"
+    assert not hasattr(peer, "coefs_")
+    model.save(tmp_path / "model.h5")
+    again = open_model(tmp_path / "model.h5")
+    assert again.digest == model.digest
+    assert np.array_equal(predict(table, again)["z_phot"].to_numpy(), predict(table, model)["z_phot"].to_numpy())
+    assert estimator_of(SGDRegressor(alpha=0.5), epochs=3).estimator.alpha == 0.5
+    with pytest.raises(InputError, match="RandomForestRegressor cannot learn in steps .* take one of linear, ridge"):
+        fit_photoz(table, FEATURES, target="z", estimator=PeerForest())
 
 
 def test_damaged_and_foreign_model_files_are_refused(model: Model, tmp_path: Path) -> None:
