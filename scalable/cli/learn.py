@@ -128,12 +128,16 @@ def train(
     scheduler: str | None,
     workers: int | None,
 ) -> None:
-    """Teach a model redshifts, or fit a mixture, from a store, a catalogue, a release or files (DATA) of any size."""
+    """Teach a model redshifts, or fit a mixture, from a store, a catalogue, a release or files (DATA) of any size.
+
+    What takes several passes keeps its state beside the model (MODEL.state) until it is done: type the same again after a kill.
+    """
     if split and test:
         raise click.UsageError("--split is of the rows to learn from: judge the model with scalable evaluate --split test")
     features = scalable.Features(magnitudes, reference=reference, others=others, missing={"imputed": "keep", **missing})
     how: dict[str, Any] = {"key": key, "sky_order": sky_order, "rules": _rules(survey), "split": split}
     table = scalable.open_rows(data)
+    state = model.with_name(model.name + ".state")
     with connected(scheduler, workers, default="threads"):
         if compare_all:
             if not (target and test):
@@ -149,13 +153,15 @@ def train(
             return
         if target:
             learner = scalable.estimator_of(estimator, **({"bins": pdf} if pdf else {}))
-            found = scalable.fit_photoz(table, features, target=target, estimator=learner, folds=folds, seed=seed, **how)
+            settings: dict[str, Any] = {"estimator": learner, "folds": folds, "seed": seed, "checkpoint": state}
+            found = scalable.fit_photoz(table, features, target=target, **settings, **how)
             _show_metrics(found)
         else:
             counts = [int(text) for text in components or ("5",)]
-            found = scalable.fit_mixture(table, features, components=counts, seed=seed, **how)
+            found = scalable.fit_mixture(table, features, components=counts, seed=seed, checkpoint=state, **how)
             _show_criteria(found)
         found.save(model)
+        state.unlink(missing_ok=True)
         if page is not None:
             scalable.write_training_page(page, found, table, test=scalable.open_rows(test) if test else None, **how)
     out.print(repr(found), markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from scalable.catalog.collection import Collection
 from scalable.cli import console
 from scalable.cli.console import USAGE
 from scalable.cli.main import main
+from scalable.train.checkpoint import Checkpoint
 from scalable.train.compare import CANDIDATES
 from scalable.train.model import open_model
 
@@ -112,6 +114,32 @@ def test_a_mixture_is_fitted_and_drawn_from(table: Path, tmp_path: Path) -> None
     assert "BIC" in found.output
     assert "1,000 rows written" in scalable("sample", model, "--rows", "1000", "--to", out).output
     assert pq.read_table(out).column_names == ["row", "component", "g - r", "r - i"]
+
+
+@pytest.mark.parametrize(
+    "how", [("--target", "z", "--estimator", "curve", "--folds", "2"), ("--components", "2")], ids=["z", "mix"]
+)
+def test_the_same_command_goes_on_after_a_kill(
+    how: tuple[str, ...], table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", table, "--magnitudes", "g,r,i", *how, "--model")
+    assert scalable(*command, tmp_path / "whole.h5").exit_code == 0
+    save, steps = Checkpoint.save, []
+
+    def killed(self: Checkpoint, arrays: Any, state: Any) -> None:
+        save(self, arrays, state)
+        steps.append(0)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", killed)
+        assert scalable(*command, tmp_path / "m.h5").exit_code != 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.h5.state", "whole.h5"]
+    again = scalable(*command, tmp_path / "m.h5")
+    assert again.exit_code == 0, again.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.h5", "whole.h5"]
+    assert (tmp_path / "m.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
 def test_what_is_wrong_is_said_in_one_sentence(table: Path, tmp_path: Path) -> None:
