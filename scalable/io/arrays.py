@@ -66,7 +66,10 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], st
             raw.seek(0)
             with h5py.File(raw, "r") as file:
                 said = json.loads(file.attrs[_SAID])
-                arrays = {name: _numbers(file, name) for name in file}
+                datasets = {name: _numbers(file, name) for name in file}
+                if (total := sum(dataset.nbytes for dataset in datasets.values())) > MOST_BYTES:
+                    raise ValueError(f"its arrays expand to {total} bytes")
+                arrays = {name: dataset[()] for name, dataset in datasets.items()}
     except StoreError:
         raise
     except (OSError, KeyError, ValueError) as error:
@@ -74,12 +77,10 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], st
     return arrays, said, expected
 
 
-def _numbers(file: h5py.File, name: str) -> NDArray[Any]:
+def _numbers(file: h5py.File, name: str) -> h5py.Dataset:
     link, dataset = file.get(name, getlink=True), file[name]
     if not isinstance(link, h5py.HardLink) or not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise ValueError(f"{name!r} leads out of the file or is no array")
     if dataset.dtype.kind not in "fiub":
         raise ValueError(f"{name!r} holds {dataset.dtype} and not numbers")
-    if dataset.nbytes > MOST_BYTES:
-        raise ValueError(f"{name!r} expands to {dataset.nbytes} bytes")
-    return dataset[()]
+    return dataset

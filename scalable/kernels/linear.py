@@ -23,17 +23,22 @@ def least_squares(gram: Float, cross: Float, ridge: float = 0.0) -> Float:
     ridge : float
         Penalty, as in scikit-learn's ``Ridge``.
     """
+    some = np.diag(gram) > 0
+    if not some.all():
+        w = np.zeros(len(cross))
+        if some.any():
+            w[some] = least_squares(gram[np.ix_(some, some)], cross[some], ridge)
+        return w
     gram = gram + ridge * np.eye(len(cross))
     scale = np.sqrt(np.diag(gram))
-    if (scale > 0).all():
-        # Of unit diagonal, so that units do not decide what is singular.
-        unit = gram / np.outer(scale, scale)
-        values, vectors = np.linalg.eigh(unit)
-        if values[0] > len(cross) * 1e-13 * values[-1]:
-            w = vectors @ ((vectors.T @ (cross / scale)) / values)
-            # One step of refinement wins back what the condition of the products took.
-            w += vectors @ ((vectors.T @ (cross / scale - unit @ w)) / values)
-            return w / scale
+    # Of unit diagonal, so that units do not decide what is singular.
+    unit = gram / np.outer(scale, scale)
+    values, vectors = np.linalg.eigh(unit)
+    if values[0] > len(cross) * 1e-13 * values[-1]:
+        w = vectors @ ((vectors.T @ (cross / scale)) / values)
+        # One step of refinement wins back what the condition of the products took.
+        w += vectors @ ((vectors.T @ (cross / scale - unit @ w)) / values)
+        return w / scale
     values, vectors = np.linalg.eigh(gram)
     good = values > max(len(cross) * 1e-13 * values[-1], 0.0)
     return vectors[:, good] @ ((vectors[:, good].T @ cross) / values[good])

@@ -166,6 +166,23 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(a.rows + b.rows, weight, a.mean + step * share[:, None], a.scatter + b.scatter + outer)
 
 
+CONSTANT = 1e-12
+"""Share of a column's mean below which its deviation is taken for rounding."""
+
+
+def deviations(part: Moments) -> Float:
+    """Return the deviation of each column of a single group; 0 for a column that is constant but for rounding."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.sqrt(np.diag(part.scatter[0]) / part.weight[0])
+    return np.where(found > CONSTANT * np.abs(part.mean[0]), found, 0.0)
+
+
+def scales(part: Moments) -> Float:
+    """Return what to divide each column of a single group by: its deviation, 1 if it is constant."""
+    found = deviations(part)
+    return np.where(found > 0, found, 1.0)
+
+
 def covariance(part: Moments, ddof: float = 1.0) -> Any:
     """Return mean and covariance of a single group; NaN with no more weight than ``ddof``."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -68,7 +68,7 @@ def gradients(
     alpha : float
         Penalty on the squares of the weights, divided by the rows, as in scikit-learn's ``MLPRegressor``.
     row_weights : ndarray, shape (rows,), optional
-        In any scale; the loss that is returned is without them.
+        In any scale.
     """
     values = [X]
     for n, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -78,15 +78,17 @@ def gradients(
     if classes:
         shares = softmax(values[-1].T).T
         picked = target.astype(np.int64)
-        loss = float(-np.log(np.maximum(shares[np.arange(rows), picked], 1e-300)).mean())
+        losses = -np.log(np.maximum(shares[np.arange(rows), picked], 1e-300))
         delta = shares
         delta[np.arange(rows), picked] -= 1.0
     else:
         delta = values[-1] - target[:, None]
-        loss = float(0.5 * (delta**2).mean())
+        losses = 0.5 * delta[:, 0] ** 2
     delta /= rows
     if row_weights is not None:
-        delta *= (row_weights / max(row_weights.mean(), 1e-300))[:, None]
+        row_weights = row_weights / max(row_weights.mean(), 1e-300)
+        delta *= row_weights[:, None]
+        losses *= row_weights
     by_weight: list[Float] = []
     by_bias: list[Float] = []
     for n in range(len(weights) - 1, -1, -1):
@@ -94,4 +96,4 @@ def gradients(
         by_bias.append(delta.sum(axis=0))
         if n:
             delta = (delta @ weights[n].T) * (values[n] > 0)
-    return loss, by_weight[::-1], by_bias[::-1]
+    return float(losses.mean()), by_weight[::-1], by_bias[::-1]

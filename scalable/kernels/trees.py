@@ -148,6 +148,24 @@ class Forest(NamedTuple):
         parts = (np.concatenate([getattr(tree, name) for tree in trees]) for name in cls._fields[1:])
         return cls(starts, *parts)
 
+    def check(self, features: int) -> None:
+        """Raise ValueError unless every row of so many features comes to a leaf, which compiled code takes for granted."""
+        nodes = len(self.feature)
+        whole = all(part.dtype.kind == "i" for part in (self.starts, self.feature, self.left, self.right))
+        if not whole or any(part.shape != (nodes,) for part in self[1:]) or self.starts.ndim != 1 or len(self.starts) < 2:
+            raise ValueError("the arrays of its trees do not fit each other")
+        sizes = np.diff(self.starts)
+        if self.starts[0] != 0 or self.starts[-1] != nodes or (sizes < 1).any():
+            raise ValueError("its trees do not follow each other")
+        place = np.arange(nodes) - np.repeat(self.starts[:-1], sizes)
+        inner = self.feature >= 0
+        # Children come after their parents, and so no way leads in a circle.
+        for child in (self.left, self.right):
+            if ((child <= place) | (child >= np.repeat(sizes, sizes)))[inner].any():
+                raise ValueError("a branch of its trees leads nowhere")
+        if (self.feature >= features).any():
+            raise ValueError(f"its trees look at more than {features} features")
+
     def total(self, columns: Float) -> Float:
         """Return the sum of the values of all trees for each row, in the order of the trees, shape (rows,)."""
         out = np.zeros(columns.shape[1])

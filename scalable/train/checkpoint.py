@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+import scalable
 from scalable.errors import StoreError
 from scalable.io.arrays import read_arrays, write_arrays
 from scalable.train.batches import Batches
@@ -41,7 +43,8 @@ class Checkpoint:
         if path is None:
             return None
         recipe |= {"rows": batches.digest(), "parts": len(batches.parts)}
-        text = json.dumps(recipe, sort_keys=True, default=str)
+        recipe |= {"version": scalable.__version__}
+        text = json.dumps(recipe, sort_keys=True, default=_said)
         return cls(Path(path), hashlib.sha256(text.encode()).hexdigest())
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
@@ -57,10 +60,16 @@ class Checkpoint:
         arrays, said, _ = read_arrays(self.path)
         if said.get("recipe") != self.recipe:
             raise StoreError(
-                f"{self.path}: holds the state of another fit (other data, features or parameters); remove it to start anew"
+                f"{self.path}: holds the state of another fit (other data, features, weights, parameters or version); "
+                "remove it to start anew"
             )
         return arrays, said["state"]
 
     def save(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
         """Replace the state in one rename."""
         write_arrays(self.path, arrays, {"recipe": self.recipe, "state": state})
+
+
+def _said(value: Any) -> str:
+    """Return all of an array, which its text would abbreviate."""
+    return f"{value.dtype} {value.shape} {value.tobytes().hex()}" if isinstance(value, np.ndarray) else str(value)

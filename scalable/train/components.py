@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 
 from scalable.errors import InputError
-from scalable.kernels.moments import Moments, covariance, merge, moments
+from scalable.kernels.moments import Moments, covariance, merge, moments, scales
 from scalable.train.base import Streamed
 from scalable.train.batches import Batches, Block
 from scalable.train.quantiles import exact_quantiles
@@ -59,11 +59,8 @@ class Standardizer(OneToOneFeatureMixin, TransformerMixin, Streamed):
             self.centre_, self.scale_ = _robust(batches)
             return self
         d = len(batches.names)
-        centre, spread = covariance(batches.over(block_moments, merge, np.zeros(d), np.ones(d)), 0.0)
-        self.centre_ = centre
-        deviation = np.sqrt(np.diag(spread))
-        # Below the rounding of a constant column there is nothing to scale.
-        self.scale_ = np.where(deviation > 10 * np.finfo(np.float64).eps * np.abs(centre), deviation, 1.0)
+        found = batches.over(block_moments, merge, np.zeros(d), np.ones(d))
+        self.centre_, self.scale_ = found.mean[0], scales(found)
         return self
 
     def transform(self, X: Any) -> Float:

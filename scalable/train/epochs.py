@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 from threadpoolctl import threadpool_limits
 
-from scalable.kernels.moments import Moments, merge
+from scalable.errors import InputError
+from scalable.kernels.moments import Moments, merge, scales
 from scalable.train.base import Streamed
 from scalable.train.batches import Batches
 from scalable.train.checkpoint import Arrays, Checkpoint
@@ -54,9 +55,9 @@ class Epochs(RegressorMixin, Streamed):
             while self.n_iter_ < self.epochs and self._stale() < self.patience:
                 self._epoch(rows)
                 if self.validation_curve_ and self._stale() == 0:
-                    best = self._state()
+                    best = self._state(file=keep is not None)
                 if keep is not None:
-                    states = {**_named("now.", self._state()), **_named("best.", best)}
+                    states = {**_named("now.", self._state(file=True)), **_named("best.", best)}
                     keep.save(states, {"loss": self.loss_curve_, "validation": self.validation_curve_})
         if best:
             self._restore(best)
@@ -96,23 +97,22 @@ class Epochs(RegressorMixin, Streamed):
         """Learn from a batch of scaled features, with a share of the epochs done; return the loss."""
         raise NotImplementedError
 
-    def _loss(self, columns: Float, y: Float) -> float:
-        """Return the mean loss for features of shape (features, rows), as they are."""
+    def _losses(self, columns: Float, y: Float) -> Float:
+        """Return the loss of each row for features of shape (features, rows), as they are."""
         raise NotImplementedError
 
-    def _state(self) -> Arrays:
-        """Return a copy of all that learning goes on from."""
+    def _state(self, *, file: bool) -> dict[str, Any]:
+        """Return a copy of all that learning goes on from; as arrays of numbers, if it is for a file."""
         raise NotImplementedError
 
-    def _restore(self, state: Arrays) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         """Set what `_state` returned."""
         raise NotImplementedError
 
     def _begin(self, batches: Batches) -> None:
         found: Moments = batches.over(target_moments, merge, 1, 0)
         self.centre_ = found.mean[0]
-        deviation = np.sqrt(np.diag(found.scatter[0]) / found.weight[0])
-        self.scale_ = np.where(deviation > 1e-12 * np.abs(self.centre_), deviation, 1.0)
+        self.scale_ = scales(found)
         self.n_iter_ = 0
         self.loss_curve_: list[float] = []
         self.validation_curve_: list[float] = []
@@ -123,27 +123,29 @@ class Epochs(RegressorMixin, Streamed):
 
     def _epoch(self, rows: Batches) -> None:
         kept = max(2, round(1 / self.validation)) if self.validation > 0 else 0
-        losses, counts = [], []
+        losses, weights = [], []
         how = {"batch_rows": self.batch_rows, "buffer_rows": self.buffer_rows, "seed": self.seed, "epoch": self.n_iter_}
         for X, y, weight in mixed(rows, **how, held=kept):
             scaled = (X - self.centre_[:-1]) / self.scale_[:-1]
             losses.append(self._step(scaled, y, weight, self.n_iter_ / self.epochs))
-            counts.append(len(y))
-        self.loss_curve_.append(float(np.average(losses, weights=counts)))
+            weights.append(len(y) if weight is None else weight.sum())
+        if sum(weights) == 0:
+            raise InputError("no row is left to learn from: all are kept together for the validation curve; take validation=0")
+        self.loss_curve_.append(float(np.average(losses, weights=weights)))
         self.n_iter_ += 1
         if kept:
-            blocks = rows.fold([0], kept, seed=self.seed).blocks()
-            held = [(self._loss(block.columns, block.target), len(block)) for block in blocks]
+            blocks = rows.fold([0], kept, seed=self.seed, inner=True).blocks()
+            held = [summed(self._losses(block.columns, block.target), block.weight) for block in blocks]
             if held:
-                found = np.average([loss for loss, _ in held], weights=[number for _, number in held])
-                self.validation_curve_.append(float(found))
+                total, weight = np.sum(held, axis=0)
+                self.validation_curve_.append(float(total / weight))
 
     def _stale(self) -> int:
         """Return the epochs since the best one."""
         curve = self.validation_curve_
         return len(curve) - 1 - int(np.argmin(curve)) if curve else 0
 
-    def _resume(self, keep: Checkpoint | None) -> Arrays:
+    def _resume(self, keep: Checkpoint | None) -> dict[str, Any]:
         """Go on from what was kept, and return the best state so far; empty if there is none."""
         saved = keep.load() if keep else None
         if saved is None:
@@ -153,6 +155,11 @@ class Epochs(RegressorMixin, Streamed):
         self.n_iter_ = len(self.loss_curve_)
         self._restore(_unnamed("now.", arrays))
         return _unnamed("best.", arrays)
+
+
+def summed(losses: Float, weight: Float | None) -> tuple[float, float]:
+    """Return the sum of losses, and of weights."""
+    return (float(losses.sum()), float(len(losses))) if weight is None else (float(weight @ losses), float(weight.sum()))
 
 
 def _named(prefix: str, arrays: Arrays) -> Arrays:

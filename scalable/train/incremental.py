@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import zipfile
@@ -14,16 +15,18 @@ import skops.io
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.linear_model import SGDRegressor
+from sklearn.neural_network import MLPRegressor
 
 from scalable.errors import InputError, StoreError
 from scalable.kernels.linear import heights
-from scalable.train.checkpoint import Arrays
-from scalable.train.epochs import Epochs
+from scalable.train.epochs import Epochs, summed
 
 Float = NDArray[np.float64]
 
+KEPT = (SGDRegressor, MLPRegressor)
+"""Estimators of scikit-learn that files may hold; others could lead their own code out of memory."""
 TRUSTED = tuple(f"sklearn.neural_network._stochastic_optimizers.{name}Optimizer" for name in ("Adam", "SGD"))
-"""What a file may name beside what skops trusts: plain Python. Trees are not there: their indices could lead out of memory."""
+"""What a file may name beside what skops trusts."""
 
 
 class Incremental(Epochs):
@@ -34,7 +37,7 @@ class Incremental(Epochs):
     estimator : object, optional
         Scikit-learn's contract; a clone learns, seeded if it has a ``random_state`` that is None. By default ``SGDRegressor()``.
     epochs, batch_rows, validation, patience, buffer_rows, seed, checkpoint, scratch
-        As in `MLPRegressor`. Classes outside scikit-learn are not kept in files: give them no checkpoint, and ``validation`` 0.
+        As in `MLPRegressor`. Others than `KEPT` are not kept in files: they take no checkpoint and predict in their process.
 
     Attributes
     ----------
@@ -97,19 +100,21 @@ class Incremental(Epochs):
 
     def _step(self, X: Float, y: Float, weight: Float | None, done: float) -> float:
         self.estimator_.partial_fit(X, y, **({} if weight is None else {"sample_weight": weight}))
-        return self._half_square(X, y)
+        total, rows = summed(self._half_squares(X, y), weight)
+        return total / max(rows, 1e-300)
 
-    def _loss(self, columns: Float, y: Float) -> float:
-        return self._half_square(self._scaled(columns).T, y)
+    def _losses(self, columns: Float, y: Float) -> Float:
+        return self._half_squares(self._scaled(columns).T, y)
 
-    def _half_square(self, X: Float, y: Float) -> float:
-        return float(0.5 * (((self.estimator_.predict(X) - y) / self.scale_[-1]) ** 2).mean())
+    def _half_squares(self, X: Float, y: Float) -> Float:
+        return np.asarray(0.5 * ((self.estimator_.predict(X) - y) / self.scale_[-1]) ** 2)
 
-    def _state(self) -> Arrays:
-        return {"estimator": packed(self.estimator_)}
+    def _state(self, *, file: bool) -> dict[str, Any]:
+        return {"estimator": packed(self.estimator_) if file else copy.deepcopy(self.estimator_)}
 
-    def _restore(self, state: Arrays) -> None:
-        self.estimator_ = unpacked(state["estimator"])
+    def _restore(self, state: dict[str, Any]) -> None:
+        kept = state["estimator"]
+        self.estimator_ = unpacked(kept) if isinstance(kept, np.ndarray) else kept
 
 
 def packed(estimator: Any) -> NDArray[np.uint8]:
@@ -122,11 +127,11 @@ def packed(estimator: Any) -> NDArray[np.uint8]:
     """
     try:
         written = skops.io.dumps(estimator)
-        _check(written)
+        unpacked(np.frombuffer(written, np.uint8))
     except (TypeError, AttributeError, StoreError) as error:
         raise InputError(
-            f"{type(estimator).__name__} cannot be kept in a file ({error}): take SGDRegressor or MLPRegressor, or fit without "
-            "checkpoint and with validation=0"
+            f"{type(estimator).__name__} cannot be kept in a file ({error}): take one of {_names()}, or fit without "
+            "checkpoint and use the model in this process"
         ) from error
     plain = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(written)) as given, zipfile.ZipFile(plain, "w") as made:
@@ -163,15 +168,21 @@ def unpacked(state: NDArray[np.uint8]) -> Any:
     """
     written = state.tobytes()
     try:
-        return skops.io.loads(written, trusted=_check(written))
+        with zipfile.ZipFile(io.BytesIO(written)) as file:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
+                raise ValueError("it is compressed, which we never do")
+        found = skops.io.loads(written, trusted=_trusted(written))
+        if type(found) not in KEPT:
+            raise TypeError(f"it is a {type(found).__name__}")
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise StoreError(f"what the file holds is no estimator of scikit-learn ({error}); fit it again") from error
+        raise StoreError(f"what the file holds is none of {_names()} of scikit-learn ({error}); fit it again") from error
+    return found
 
 
-def _check(written: bytes) -> list[str]:
-    """Return the classes in it that skops does not know but `TRUSTED` does; raise if there are others."""
-    names = skops.io.get_untrusted_types(data=written)
-    for name in names:
-        if name not in TRUSTED:
-            raise StoreError(f"{name} is not trusted")
-    return list(names)
+def _names() -> str:
+    return ", ".join(kind.__name__ for kind in KEPT)
+
+
+def _trusted(written: bytes) -> list[str]:
+    """Return the classes in it that skops does not know but `TRUSTED` does; skops refuses others."""
+    return [name for name in skops.io.get_untrusted_types(data=written) if name in TRUSTED]

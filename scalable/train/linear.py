@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
 from scalable.kernels.linear import elastic_net, heights, least_squares
-from scalable.kernels.moments import Moments, merge, moments
+from scalable.kernels.moments import Moments, deviations, merge, moments
 from scalable.train.base import Streamed
 from scalable.train.batches import Block, fold_of
 
@@ -19,7 +19,7 @@ Float = NDArray[np.float64]
 
 def target_moments(block: Block, folds: int, seed: int) -> Moments:
     """Return the moments of features and target, for each fold apart."""
-    group = fold_of(block.groups, folds, seed) if folds > 1 else None
+    group = fold_of(block.groups, folds, seed, inner=True) if folds > 1 else None
     return moments(block.columns, group, block.weight, groups=folds, last=block.target)
 
 
@@ -54,7 +54,7 @@ class _MomentsRegressor(RegressorMixin, Streamed):
         self.intercept_ = self._intercept(every, self.coef_)
         self.rows_ = int(every.rows[0])
         self.train_mse_ = self._mse(every, self.coef_, self.intercept_)
-        self.centre_, self.spread_ = every.mean[0, :-1], np.sqrt(np.diag(every.scatter[0])[:-1] / max(every.weight[0], 1e-300))
+        self.centre_, self.spread_ = every.mean[0, :-1], deviations(every)[:-1]
         return self
 
     def predict(self, X: Any) -> Float:
@@ -78,10 +78,15 @@ class _MomentsRegressor(RegressorMixin, Streamed):
         raise NotImplementedError
 
     def _products(self, every: Moments) -> tuple[Float, Float]:
-        """Return the products of the features, and those with the target; about the means if there is an intercept."""
-        products = every.scatter[0]
-        if not self.fit_intercept:
-            products = products + every.weight[0] * np.outer(every.mean[0], every.mean[0])
+        """Return the products of the features, and those with the target; about the means if there is an intercept.
+
+        What is constant but for rounding has none about its mean: scaled up, rounding would be a feature.
+        """
+        if self.fit_intercept:
+            varies = deviations(every) > 0
+            products = every.scatter[0] * np.outer(varies, varies)
+        else:
+            products = every.scatter[0] + every.weight[0] * np.outer(every.mean[0], every.mean[0])
         return products[:-1, :-1], products[:-1, -1]
 
     def _intercept(self, every: Moments, w: Float) -> float:

@@ -37,7 +37,7 @@ def mixed(
     seed, epoch : int
         What the order is a function of, beside the rows' places.
     held : int
-        Leave out the first of so many folds, which are those of ``batches.fold(..., held, seed=seed)``.
+        Leave out the first of so many folds, which are those of ``batches.fold(..., held, seed=seed, inner=True)``.
     """
     rng = np.random.default_rng([seed, epoch])
     parts = [part for part in batches.parts if isinstance(part, ArrayPart)]
@@ -58,7 +58,7 @@ def mixed(
         rows = rng.permutation(len(X))
         if held:
             groups = np.concatenate([piece.groups for piece in pieces])
-            rows = rows[fold_of(groups, held, seed)[rows] != 0]
+            rows = rows[fold_of(groups, held, seed, inner=True)[rows] != 0]
         for start in range(0, len(rows), batch_rows):
             picked = rows[start : start + batch_rows]
             yield X[picked], y[picked], weight[picked] if len(weight) else None

@@ -233,6 +233,12 @@ class GaussianMixture(DensityMixin, Streamed):
         self.lower_bound_, self.n_iter_, self.converged_ = fit.log_likelihood, fit.passes, fit.converged
         return self
 
+    def check(self, features: int) -> None:
+        """Raise ValueError if the components cannot be those of so many features."""
+        k = len(self.weights_)
+        if k < 1 or self.means_.shape != (k, features) or self.covariances_.shape != (k, features, features):
+            raise ValueError("its components do not fit each other")
+
     @property
     def parameters(self) -> Parameters:
         """The fitted parameters together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import scalable
-from scalable.errors import ColumnError, StoreError, nearest
+from scalable.errors import ColumnError, InputError, StoreError, nearest
 from scalable.io.arrays import read_arrays, write_arrays
 from scalable.kernels.features import Features
 from scalable.kernels.trees import Forest
@@ -97,8 +98,11 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that decides what is predicted."""
-        arrays, said = self._packed()
+        """SHA-256 of all that decides what is predicted; a random number, if that cannot be kept in a file."""
+        try:
+            arrays, said = self._packed()
+        except InputError:
+            return uuid.uuid4().hex
         total = hashlib.sha256(json.dumps({**said, "about": None}, sort_keys=True).encode())
         for name in sorted(arrays):
             total.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
@@ -201,19 +205,14 @@ def open_model(path: str | Path) -> Model:
         raise StoreError(f"{path}: is no model, or of format {said.get('format')}, we read {FORMAT}; update scalable")
     try:
         transform = None if said["transform"] is None else _unpack(said["transform"], "transform", arrays)
-        return Model(
-            _unpack(said["estimator"], "estimator", arrays),
-            Features.from_dict(said["features"]),
-            said["units"],
-            said["target"],
-            said["target_unit"],
-            transform,
-            said["about"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
+        estimator, features = _unpack(said["estimator"], "estimator", arrays), Features.from_dict(said["features"])
+        model = Model(estimator, features, said["units"], said["target"], said["target_unit"], transform, said["about"])
+        estimator.check(len(model.inputs(np.zeros((len(features.names), 0)))))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise StoreError(
             f"{path}: not what a model of this version holds ({error!r}); save it again with this version"
         ) from error
+    return model
 
 
 def versions() -> dict[str, str]:

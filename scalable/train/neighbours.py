@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from sklearn.base import RegressorMixin
 
 from scalable.errors import InputError
-from scalable.kernels.moments import covariance, merge
+from scalable.kernels.moments import merge, scales
 from scalable.train.base import Streamed
 from scalable.train.batches import Batches, Block
 from scalable.train.components import block_moments
@@ -23,12 +23,15 @@ Float = NDArray[np.float64]
 
 PLANES = 4096
 """Rows whose planes are fitted at once."""
+RADIUS = 6.0
+"""Deviations of a kernel beyond which cells do not count: there they weigh less than 2e-8 of one at hand."""
+AROUND = 1 << 18
+"""Cells around points that are held at once, beside those of one point."""
 
 
 def _scale(batches: Batches) -> Float:
     d = len(batches.names)
-    deviation = np.sqrt(np.diag(covariance(batches.over(block_moments, merge, np.zeros(d), np.ones(d)), 0.0)[1]))
-    return np.where(deviation > 0, deviation, 1.0)
+    return scales(batches.over(block_moments, merge, np.zeros(d), np.ones(d)))
 
 
 class KNeighbors(RegressorMixin, Streamed):
@@ -220,12 +223,15 @@ class KernelRegression(RegressorMixin, Streamed):
         points = (columns / self.scale_[:, None]).T
         out = np.empty(len(points))
         nearest = self._tree.query(points)[1]
-        # Beyond six deviations a cell weighs less than 2e-8 of one at hand.
-        for i, around in enumerate(self._tree.query_ball_point(points, 6.0, return_sorted=True)):
-            square = ((self.centres_[around] - points[i]) ** 2).sum(axis=1)
-            if len(around) == 0:
-                out[i] = self.cell_target_[nearest[i]]
-                continue
-            weight = self.cell_weight_[around] * np.exp(-0.5 * (square - square.min()))
-            out[i] = (weight * self.cell_target_[around]).sum() / weight.sum()
+        counts = self._tree.query_ball_point(points, RADIUS, return_length=True)
+        # Cells around some points at a time: of all points of a block they would take gigabytes.
+        ends = np.searchsorted(np.cumsum(counts), np.arange(AROUND, counts.sum() + AROUND, AROUND), side="right")
+        for some in np.split(np.arange(len(points)), np.unique(ends)):
+            for i, around in zip(some, self._tree.query_ball_point(points[some], RADIUS, return_sorted=True), strict=True):
+                square = ((self.centres_[around] - points[i]) ** 2).sum(axis=1)
+                if len(around) == 0:
+                    out[i] = self.cell_target_[nearest[i]]
+                    continue
+                weight = self.cell_weight_[around] * np.exp(-0.5 * (square - square.min()))
+                out[i] = (weight * self.cell_target_[around]).sum() / weight.sum()
         return out

@@ -91,6 +91,14 @@ class MLPRegressor(Epochs):
         """Return the probability of each target bin, shape (rows, bins)."""
         return np.ascontiguousarray(softmax(self._outputs(columns)).T)
 
+    def check(self, features: int) -> None:
+        """Raise ValueError if the layers cannot be those of so many features."""
+        sizes = [features, *(weight.shape[-1] for weight in self.weights_)]
+        layers = zip(self.weights_, self.biases_, sizes[:-1], sizes[1:], strict=True)
+        fits = all(weight.shape == (a, b) and bias.shape == (b,) for weight, bias, a, b in layers)
+        if not fits or sizes[-1] != (1 if self.bins is None else len(self.bins) - 1) or len(self.centre_) != features + 1:
+            raise ValueError("its layers do not fit each other")
+
     def _outputs(self, columns: Float) -> Float:
         return forward(self._scaled(columns), self.weights_, self.biases_)
 
@@ -123,14 +131,15 @@ class MLPRegressor(Epochs):
             parameter -= rate * first / (np.sqrt(second) + 1e-8)
         return loss
 
-    def _loss(self, columns: Float, y: Float) -> float:
+    def _losses(self, columns: Float, y: Float) -> Float:
         target, outputs = self._target(y), self._outputs(columns)
         if self.bins is None:
-            return float(0.5 * ((outputs[0] - target) ** 2).mean())
+            return 0.5 * (outputs[0] - target) ** 2
         picked = softmax(outputs)[target.astype(np.int64), np.arange(len(y))]
-        return float(-np.log(np.maximum(picked, 1e-300)).mean())
+        return -np.log(np.maximum(picked, 1e-300))
 
-    def _state(self) -> Arrays:
+    def _state(self, *, file: bool) -> Arrays:
+        del file
         lists = {name: getattr(self, name) for name in _LISTS}
         return {f"{name}{n}": array.copy() for name, arrays in lists.items() for n, array in enumerate(arrays)} | {
             "t_": np.array([self.t_])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 
 from scalable.errors import InputError, nearest
-from scalable.kernels.moments import covariance, merge
+from scalable.kernels.moments import merge, scales
 from scalable.kernels.nonlinear import CURVES, parameters_of
 from scalable.train.base import Streamed
 from scalable.train.batches import Block
@@ -22,11 +22,12 @@ Float = NDArray[np.float64]
 
 
 class Normal(NamedTuple):
-    """Sums of the normal equations: J'WJ, J'Wr, and the weighted squares of the residuals r."""
+    """Sums of the normal equations: J'WJ, J'Wr, the weighted squares of the residuals r, and the weights."""
 
     gram: Float
     cross: Float
     squares: float
+    weight: float
 
 
 def _normal(block: Block, curve: str, parameters: Float, centre: Float, scale: Float) -> Normal:
@@ -35,11 +36,16 @@ def _normal(block: Block, curve: str, parameters: Float, centre: Float, scale: F
         residual = block.target - value
         weighted = slopes if block.weight is None else slopes * block.weight
         squares = residual**2 if block.weight is None else block.weight * residual**2
-        return Normal(weighted @ slopes.T, weighted @ residual, float(squares.sum()))
+        return Normal(
+            weighted @ slopes.T,
+            weighted @ residual,
+            float(squares.sum()),
+            float(len(block) if block.weight is None else block.weight.sum()),
+        )
 
 
 def _merge(a: Normal, b: Normal) -> Normal:
-    return Normal(a.gram + b.gram, a.cross + b.cross, a.squares + b.squares)
+    return Normal(a.gram + b.gram, a.cross + b.cross, a.squares + b.squares, a.weight + b.weight)
 
 
 class NonlinearRegression(RegressorMixin, Streamed):
@@ -96,8 +102,7 @@ class NonlinearRegression(RegressorMixin, Streamed):
         if len(parameters) != size:
             raise InputError(f"start has {len(parameters)} parameters, the curve {self.curve!r} of {d} features needs {size}")
         found = batches.over(block_moments, merge, np.zeros(d), np.ones(d))
-        self.centre_, spread = covariance(found, 0.0)
-        self.scale_ = np.sqrt(np.where(np.diag(spread) > 0, np.diag(spread), 1.0))
+        self.centre_, self.scale_ = found.mean[0], scales(found)
         recipe = {name: value for name, value in self.get_params().items() if name != "checkpoint"}
         keep = Checkpoint.of(self.checkpoint, batches, **recipe)
         damping, self.n_iter_ = 1e-3, 0
@@ -120,7 +125,7 @@ class NonlinearRegression(RegressorMixin, Streamed):
                 break
             if keep is not None:
                 keep.save({"parameters": parameters}, {"damping": damping, "steps": self.n_iter_})
-        self.parameters_, self.mse_ = parameters, normal.squares / float(found.weight[0])
+        self.parameters_, self.mse_ = parameters, normal.squares / normal.weight
         return self
 
     def predict(self, X: Any) -> Float:

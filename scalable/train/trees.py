@@ -173,6 +173,10 @@ class _Trees(RegressorMixin, Streamed):
         self.trees_ = trees
         self.forest_ = Forest.of(trees)
 
+    def check(self, features: int) -> None:
+        """Raise ValueError if the trees cannot be those of so many features."""
+        self.forest_.check(features)
+
     def predict(self, X: Any) -> Float:
         """Return the predictions, in the unit of the target."""
         return self.predict_columns(self._columns(X))
@@ -355,6 +359,12 @@ class RandomForest(_Trees):
             if self.bins is not None:
                 self.shares_ = self._shares(codes, np.asarray(self.bins, dtype=np.float64))
         return self
+
+    def check(self, features: int) -> None:
+        """Raise ValueError if the trees cannot be those of so many features, or the shares not those of the trees."""
+        super().check(features)
+        if self.bins is not None and self.shares_.shape != (len(self.forest_.feature), len(self.bins) - 1):
+            raise ValueError("the shares of its leaves do not fit its trees and bins")
 
     def _shares(self, codes: Batches, edges: Float) -> NDArray[np.float32]:
         waiting, found = list(enumerate(self.trees_)), []

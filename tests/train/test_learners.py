@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from scalable.kernels.counter import poisson
 from scalable.kernels.network import gradients
 from scalable.kernels.nonlinear import CURVES
 from scalable.train import neighbours, trees
-from scalable.train.batches import Batches, arrays, fold_of, keys_of
+from scalable.train.batches import ArrayPart, Batches, arrays, fold_of, keys_of
 from scalable.train.checkpoint import Checkpoint
 from scalable.train.incremental import Incremental, packed, unpacked
 from scalable.train.linear import Ridge
@@ -209,7 +211,7 @@ def test_any_estimator_with_partial_fit_learns_from_mixed_batches(tmp_path: Path
     np.testing.assert_allclose(found.estimator_.coef_, written.coef_, rtol=1e-9)
     assert len(found.loss_curve_) == len(found.validation_curve_) == 5
     assert found.score(test, truth) > 0.9
-    held = fold_of(keys_of(X.T, y), 10, 0) == 0
+    held = fold_of(keys_of(X.T, y), 10, 0, inner=True) == 0
     squares = (found.predict(X[held]) - y[held]) ** 2 / y.var()
     assert min(found.validation_curve_) == pytest.approx(0.5 * squares.mean(), rel=1e-9)
 
@@ -233,6 +235,58 @@ def test_weights_are_handed_on_and_steps_go_on() -> None:
     assert found[0].estimator_.t_ == before + 500
 
 
+def test_the_validation_curve_counts_weights() -> None:
+    X, y = table(2000)
+    weight = np.random.default_rng(0).random(2000)
+    held = fold_of(keys_of(X.T, y), 10, 0, inner=True) == 0
+    for learner in (Incremental(epochs=2), MLPRegressor((4,), epochs=2)):
+        found = learner.fit(X, y, weight)
+        squares = (found.predict(X[held]) - y[held]) ** 2 / found.scale_[-1] ** 2
+        assert min(found.validation_curve_) == pytest.approx(0.5 * np.average(squares, weights=weight[held]), rel=1e-9)
+
+
+def test_rows_for_validation_do_not_depend_on_what_was_held_out_before() -> None:
+    X, y = table(3000)
+    whole = arrays(X, y)
+    for fold in range(5):
+        given = whole.fold([n for n in range(5) if n != fold], 5, seed=0)
+        assert 0.07 < given.fold([0], 10, seed=0, inner=True).count() / given.count() < 0.13
+        assert len(MLPRegressor((2,), epochs=1).fit(given).validation_curve_) == 1
+    together = Batches((ArrayPart(X.T, y, groups=np.zeros(3000, np.uint64)),), ("a", "b", "c", "d"), target="y")
+    seed = next(seed for seed in range(100) if fold_of(np.zeros(1, np.uint64), 10, seed, inner=True)[0] == 0)
+    with pytest.raises(InputError, match="no row is left to learn from.*validation=0"):
+        MLPRegressor((2,), epochs=1, seed=seed).fit(together)
+
+
+def test_the_state_of_a_fit_to_other_weights_or_keys_is_not_gone_on_with(tmp_path: Path) -> None:
+    X, y = table(300)
+    weight = np.random.default_rng(0).random(300)
+    learner = GradientBoosting(2, max_depth=2, checkpoint=tmp_path / "state.h5").fit(X, y, weight)
+    learner.fit(X, y, weight)
+    with pytest.raises(StoreError, match="another fit .*weights"):
+        learner.fit(X, y, weight[::-1])
+    with pytest.raises(StoreError, match="another fit"):
+        learner.fit(X, y)
+    part = ArrayPart(X.T, y, weight, keys=np.arange(300, dtype=np.uint64))
+    with pytest.raises(StoreError, match="another fit"):
+        learner.fit(Batches((part,), ("a", "b", "c", "d"), target="y"))
+    start = {"weights_init": [1.0], "covariances_init": [np.eye(4)], "max_iter": 2, "checkpoint": tmp_path / "mixture.h5"}
+    many = np.zeros((1, 4))
+    GaussianMixture(1, means_init=many, **start).fit(X)
+    with pytest.raises(StoreError, match="another fit"):
+        GaussianMixture(1, means_init=many + 1e-12, **start).fit(X)
+
+
+def test_a_constant_feature_is_not_looked_at() -> None:
+    X, y = table(500)
+    more = np.column_stack([X, np.full(500, 0.1)])
+    for learner in (NonlinearRegression("quadratic"), KNeighbors(5), KernelRegression(0.5)):
+        without = learner.fit(arrays(X, y, part_rows=200)).predict(X)
+        learner.fit(arrays(more, y, part_rows=200))
+        assert learner.scale_[4] in (1.0, 0.5)
+        np.testing.assert_allclose(learner.predict(more), without, rtol=1e-6)
+
+
 class Foreign(SGDRegressor):
     """A class that no file may name."""
 
@@ -248,11 +302,16 @@ def test_equal_estimators_are_equal_bytes_and_others_are_refused(tmp_path: Path)
         for one in (back, peers[0]):
             one.partial_fit(X, y)
         assert np.array_equal(back.predict(X), peers[0].predict(X))
-    with pytest.raises(InputError, match="Foreign cannot be kept in a file .*validation=0"):
+    with pytest.raises(InputError, match="Foreign cannot be kept in a file .*in this process"):
         Incremental(Foreign(), checkpoint=tmp_path / "state.h5").fit(X, y)
-    Incremental(Foreign(), epochs=1, validation=0).fit(X, y)
+    Incremental(Foreign(), epochs=2).fit(X, y)
     written = np.frombuffer(skops.io.dumps(Foreign().fit(X, y)), np.uint8)
-    for bad in (written, written[:-50], np.zeros(10, np.uint8)):
+    grown = np.frombuffer(skops.io.dumps(KNeighborsRegressor(algorithm="brute").fit(X, y)), np.uint8)
+    deflated = io.BytesIO()
+    with zipfile.ZipFile(deflated, "w", zipfile.ZIP_DEFLATED) as made, zipfile.ZipFile(io.BytesIO(states[0].tobytes())) as given:
+        for name in given.namelist():
+            made.writestr(name, given.read(name))
+    for bad in (written, written[:-50], grown, np.frombuffer(deflated.getvalue(), np.uint8), np.zeros(10, np.uint8)):
         with pytest.raises(StoreError):
             unpacked(bad)
 
@@ -312,7 +371,7 @@ def test_neighbours_are_those_of_scikit_learn_and_a_sample_beyond_the_bound() ->
     np.testing.assert_allclose(some[0].predict(X), some[1].predict(X), rtol=1e-9)
 
 
-def test_a_kernel_on_a_fine_grid_is_the_kernel_on_all_rows() -> None:
+def test_a_kernel_on_a_fine_grid_is_the_kernel_on_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     X = rng.uniform(-1, 1, size=(2000, 2))
     y = np.sin(3 * X[:, 0]) + X[:, 1]
@@ -322,6 +381,9 @@ def test_a_kernel_on_a_fine_grid_is_the_kernel_on_all_rows() -> None:
     weights = np.exp(-0.5 * (((test[:, None] - X[None]) / width) ** 2).sum(axis=2))
     np.testing.assert_allclose(found.predict(test), weights @ y / weights.sum(axis=1), atol=2e-3)
     assert np.isfinite(found.predict([[100.0, 100.0]])).all()
+    whole = found.predict(test)
+    monkeypatch.setattr(neighbours, "AROUND", 3000)
+    assert np.array_equal(found.predict(test), whole)
     with pytest.raises(InputError, match="more than 100 cells are occupied: take fewer"):
         KernelRegression(0.3, cells=20, most_cells=100).fit(X, y)
 
@@ -343,6 +405,7 @@ def test_curves_are_fitted_as_by_scipy(curve: str) -> None:
     X = rng.normal(size=(500, 2))
     y = np.exp(0.2 + 0.3 * X[:, 0] - 0.2 * X[:, 1]) + 0.02 * rng.normal(size=500)
     ours = NonlinearRegression(curve).fit(arrays(X, y, part_rows=60))
+    assert NonlinearRegression(curve).fit(X, y, np.full(500, 2.0)).mse_ == pytest.approx(ours.mse_, rel=1e-6)
     scaled = ((X - ours.centre_) / ours.scale_).T
     peer = least_squares(
         lambda p: CURVES[curve](p, scaled)[0] - y, np.zeros(len(ours.parameters_)), xtol=1e-15, ftol=1e-15, gtol=1e-15

@@ -51,9 +51,24 @@ def test_any_chunking_gives_the_coefficients_of_scikit_learn(part_rows: int, see
             np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-9)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-1e6, 1e6), st.booleans())
+def test_a_constant_feature_teaches_nothing_whatever_rounding_says(constant: float, weighted: bool) -> None:
+    X, y = table(700)
+    weights = np.random.default_rng(1).random(700) if weighted else None
+    more = np.insert(X, 2, constant, axis=1)
+    learners = [LinearRegression(), Ridge(2.0), Lasso(0.02), ElasticNet(0.05)]
+    with dask.config.set(scheduler="sync"):
+        for learner in learners:
+            without = learner.fit(arrays(X, y, weights, part_rows=300)).predict(X)
+            learner.fit(arrays(more, y, weights, part_rows=300))
+            assert learner.coef_[2] == 0
+            np.testing.assert_allclose(learner.predict(more + [0, 0, 1, 0, 0]), without, rtol=1e-9)
+
+
 def test_the_penalty_chosen_in_the_same_pass_is_that_of_scikit_learn_on_the_same_folds() -> None:
     X, y = table(2000)
-    split = PredefinedSplit(fold_of(keys_of(X.T, y), 4, 7))
+    split = PredefinedSplit(fold_of(keys_of(X.T, y), 4, 7, inner=True))
     batches = arrays(X, y, part_rows=300)
     ours = Lasso(None, folds=4, seed=7).fit(batches)
     theirs = peers.LassoCV(alphas=100, cv=split, **EXACT).fit(X, y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import dask
@@ -20,6 +21,7 @@ from sklearn.neural_network import MLPRegressor as PeerNetwork
 
 from scalable.catalog.collection import Collection
 from scalable.errors import ColumnError, InputError, StoreError
+from scalable.io.arrays import read_arrays, write_arrays
 from scalable.kernels.counter import poisson
 from scalable.kernels.features import ClassRule, Features
 from scalable.survey.tables import ColumnRule, NullRule
@@ -165,6 +167,10 @@ def test_other_units_and_bands_are_refused(model: Model) -> None:
         fit_photoz(table, FEATURES, target="z", estimator="bosting")
 
 
+class Mine(SGDRegressor):
+    """A class that no file may name."""
+
+
 def test_regressors_of_others_learn_in_steps_or_are_refused(tmp_path: Path) -> None:
     table = galaxies(300)
     peer = PeerNetwork(hidden_layer_sizes=(8,), random_state=1)
@@ -175,6 +181,10 @@ def test_regressors_of_others_learn_in_steps_or_are_refused(tmp_path: Path) -> N
     again = open_model(tmp_path / "model.h5")
     assert again.digest == model.digest
     assert np.array_equal(predict(table, again)["z_phot"].to_numpy(), predict(table, model)["z_phot"].to_numpy())
+    mine = fit_photoz(table, FEATURES, target="z", estimator=Mine(), folds=0)
+    assert np.isfinite(predict(table, mine)["z_phot"].to_numpy()).all()
+    with pytest.raises(InputError, match="Mine cannot be kept in a file"):
+        mine.save(tmp_path / "mine.h5")
     assert estimator_of(SGDRegressor(alpha=0.5), epochs=3).estimator.alpha == 0.5
     with pytest.raises(InputError, match="RandomForestRegressor cannot learn in steps .* take one of linear, ridge"):
         fit_photoz(table, FEATURES, target="z", estimator=PeerForest())
@@ -200,6 +210,46 @@ def test_damaged_and_foreign_model_files_are_refused(model: Model, tmp_path: Pat
         open_model(path)
     with pytest.raises(StoreError, match="no such file"):
         open_model(tmp_path / "none.h5")
+
+
+def beyond(arrays: dict[str, np.ndarray], name: str, values: object) -> None:
+    arrays[f"estimator.{name}"] = np.full_like(arrays[f"estimator.{name}"], values)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "harm"),
+    [
+        (GradientBoosting(2), lambda arrays: beyond(arrays, "forest_.feature", 3)),
+        (GradientBoosting(2), lambda arrays: beyond(arrays, "forest_.left", 0)),
+        (GradientBoosting(2), lambda arrays: beyond(arrays, "forest_.right", 10**9)),
+        (GradientBoosting(2), lambda arrays: beyond(arrays, "forest_.starts", 5)),
+        (GradientBoosting(2), lambda arrays: arrays.update({"estimator.forest_.value": np.zeros(1)})),
+        (GradientBoosting(2), lambda arrays: arrays.update({"estimator.forest_.left": np.zeros(1)})),
+        (RandomForest(2, bins=[0, 0.2, 1]), lambda arrays: arrays.update({"estimator.shares_": np.zeros((1, 2), np.float32)})),
+        (MLPRegressor((4,), epochs=1), lambda arrays: arrays.update({"estimator.weights_.0": np.zeros((300, 4))})),
+        (MLPRegressor((4,), epochs=1), lambda arrays: arrays.update({"estimator.biases_.1": np.zeros(0)})),
+    ],
+)
+def test_a_model_whose_arrays_would_lead_out_of_memory_is_refused(
+    estimator: object, harm: Callable[[dict[str, np.ndarray]], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.h5"
+    fit_photoz(galaxies(300), FEATURES, target="z", estimator=estimator, folds=0).save(path)
+    arrays, said, _ = read_arrays(path)
+    harm(arrays)
+    write_arrays(path, arrays, said)
+    with pytest.raises(StoreError, match="not what a model of this version holds"):
+        open_model(path)
+
+
+def test_a_mixture_of_other_dimensions_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.h5"
+    fit_mixture(galaxies(300), FEATURES, components=2).save(path)
+    arrays, said, _ = read_arrays(path)
+    arrays["estimator.means_"] = arrays["estimator.means_"][:, :1]
+    write_arrays(path, arrays, said)
+    with pytest.raises(StoreError, match="its components do not fit each other"):
+        open_model(path)
 
 
 def test_prediction_over_a_catalogue_is_lazy_and_the_same_for_any_partitions(synthetic: Collection) -> None:
