@@ -144,13 +144,16 @@ class Batches:
         """Count the rows, in one pass."""
         return self.over(len, int.__add__)
 
-    def digest(self) -> str:
-        """Return a SHA-256 of the rows that are learnt from, whatever their order and chunking; one pass."""
-        return self.digest_and_count()[0]
+    def digest(self, *, identity: bool = False) -> str:
+        """Return a SHA-256 of the rows that are learnt from, whatever their order and chunking; one pass.
 
-    def digest_and_count(self) -> tuple[str, int]:
+        It is one of their values and weights, and, with ``identity``, of their keys and of what folds keep together.
+        """
+        return self.digest_and_count(identity=identity)[0]
+
+    def digest_and_count(self, *, identity: bool = False) -> tuple[str, int]:
         """Return the digest and the number of rows, in one pass."""
-        total, rows = self.over(_digest, _merge_digests)
+        total, rows = self.over(_digest, _merge_digests, identity)
         return hashlib.sha256(f"{total:x} {rows} {self.names} {self.target}".encode()).hexdigest(), rows
 
 
@@ -200,11 +203,14 @@ def _reduce_part(part: Part, chunk: Callable[..., Sum], merge: Callable[[Sum, Su
     return total
 
 
-def _digest(block: Block) -> tuple[int, int]:
-    values = keys_of(block.columns, block.target)
-    keys = values if block.own_keys is None else block.own_keys
-    groups = keys if block.own_groups is None else block.own_groups
-    return int(keys_of(np.array([values, keys, groups]).view(np.float64), block.weight).sum(dtype=np.uint64)), len(block)
+def _digest(block: Block, identity: bool) -> tuple[int, int]:
+    numbers = keys_of(block.columns, block.target)
+    if identity:
+        groups = block.keys if block.own_groups is None else block.own_groups
+        numbers = keys_of(np.array([numbers, block.keys, groups]).view(np.float64), None)
+    if block.weight is not None:
+        numbers = keys_of(numbers.view(np.float64)[None], block.weight)
+    return int(numbers.sum(dtype=np.uint64)), len(block)
 
 
 def _merge_digests(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
