@@ -1,13 +1,14 @@
-"""Batches as plain arrays on a disk, mapped into memory: for learners that go through the rows many times or in mixed order."""
+"""Batches as arrays on a disk, mapped while they are read: for learners that go through rows many times or in mixed order."""
 
 from __future__ import annotations
 
+import math
 import mmap
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,48 +84,51 @@ def _spill(part: Any, features: int) -> ArrayPart | None:
             with open(name, "rb") as one:
                 shutil.copyfileobj(one, whole, 1 << 22)
             Path(name).unlink()
-    columns = np.memmap(f"{path}.x", np.float64, "r", shape=(features, rows))
-    target = np.memmap(f"{path}.y", np.float64, "r") if has_target else None
-    weight = np.memmap(f"{path}.w", np.float64, "r") if has_weight else None
-    groups = np.memmap(f"{path}.g", np.uint64, "r") if grouped else None
-    return MappedPart(columns, target, weight, np.memmap(f"{path}.k", np.uint64, "r"), groups)
+    kinds = (("y", "f8", has_target), ("w", "f8", has_weight), ("k", "u8", True), ("g", "u8", grouped))
+    extras = (OnDisk(f"{path}.{end}", kind, (rows,)) if there else None for end, kind, there in kinds)
+    return MappedPart(OnDisk(f"{path}.x", "f8", (features, rows)), *extras)
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Where an array lies."""
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def mapped(self) -> NDArray[Any]:
+        """Map it; when nothing refers to it any more, neither a descriptor is open nor do its pages count as memory."""
+        with open(self.path, "rb") as file:
+            size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+            pages = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        return np.frombuffer(pages, self.dtype).reshape(self.shape)
 
 
 class MappedPart(ArrayPart):
-    """Rows mapped from files; sent to a worker as their paths."""
+    """Rows in files: the attributes say where, and are mapped while they are read only, since there may be many parts."""
+
+    def opened(self) -> ArrayPart:
+        """Return the rows as arrays that can be read."""
+        parts = (self.columns, self.target, self.weight, self.keys, self.groups)
+        return ArrayPart(*(None if part is None else part.mapped() for part in parts))
 
     def blocks(self) -> Iterator[Block]:
         """Yield the rows."""
-        try:
-            yield from super().blocks()
-        finally:
-            self.release()
+        return self.opened().blocks()
 
-    def release(self) -> None:
-        """Let go of the pages that were read: else all rows would in time count as memory of this process."""
-        for array in (self.columns, self.target, self.weight, self.keys, self.groups):
-            if array is not None:
-                array.base.madvise(mmap.MADV_DONTNEED)
-
-    def __reduce__(self) -> Any:
-        """Return how to map the files again elsewhere."""
-        return _map_again, tuple(
-            None if part is None else (part.filename, part.dtype.str, part.shape)
-            for part in (self.columns, self.target, self.weight, self.keys, self.groups)
-        )
-
-
-def _map_again(*parts: tuple[str, str, tuple[int, ...]] | None) -> MappedPart:
-    arrays: list[Any] = [None if said is None else np.memmap(said[0], said[1], "r", shape=said[2]) for said in parts]
-    return MappedPart(*arrays)
+    def take(self, rows: NDArray[np.int64]) -> Block:
+        """Return copies of some rows, by their indices."""
+        return self.opened().take(rows)
 
 
 def with_arrays(part: ArrayPart, tag: str, **arrays: NDArray[Any]) -> ArrayPart:
-    """Return a part with some of its arrays replaced; those of a mapped part are written beside it, under a tag, and mapped."""
-    if isinstance(part, MappedPart):
-        for name, array in arrays.items():
-            path = f"{part.columns.filename}.{name}.{tag}"
-            array.tofile(path)
-            arrays[name] = np.memmap(path, array.dtype, "r", shape=array.shape)
-        part.release()
-    return replace(part, **arrays)
+    """Return a part with some of its arrays replaced; those of a mapped part are written beside it, under a tag."""
+    if not isinstance(part, MappedPart):
+        return replace(part, **arrays)
+    written = {}
+    for name, array in arrays.items():
+        path = f"{part.columns.path}.{name}.{tag}"
+        array.tofile(path)
+        written[name] = OnDisk(path, array.dtype.str, array.shape)
+    return replace(part, **written)

@@ -202,12 +202,14 @@ def binned(batches: Batches, edges: list[Float], start: float = 0.0) -> Batches:
 
 
 def _bin_part(part: ArrayPart, edges: list[Float], start: float) -> ArrayPart:
-    return with_arrays(part, "binned", columns=bin_codes(part.columns, edges), target=np.asarray(part.target) - start)
+    own = part.opened()
+    return with_arrays(part, "binned", columns=bin_codes(own.columns, edges), target=own.target - start)
 
 
 def _subtract(part: ArrayPart, tree: Tree, tag: str) -> ArrayPart:
     """Return a part whose target is less by what a tree predicts; written anew, so that a task may run twice."""
-    return with_arrays(part, tag, target=part.target - tree.value[leaves(np.asarray(part.columns), tree)])
+    own = part.opened()
+    return with_arrays(part, tag, target=own.target - tree.value[leaves(own.columns, tree)])
 
 
 class GradientBoosting(_Trees):
@@ -477,8 +479,9 @@ def _loss(block: Block, tree: Tree, largest: float) -> Any:
 
 
 def _reweight(part: ArrayPart, tree: Tree, largest: float, beta: float, total: float, tag: str) -> ArrayPart:
-    weight = np.ones(part.columns.shape[1]) if part.weight is None else np.asarray(part.weight)
-    error = np.abs(tree.value[leaves(np.asarray(part.columns), tree)] - part.target)
+    own = part.opened()
+    weight = np.ones(len(own.target)) if own.weight is None else own.weight
+    error = np.abs(tree.value[leaves(own.columns, tree)] - own.target)
     return with_arrays(part, tag, weight=weight / total * beta ** (1 - error / largest))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -286,11 +288,29 @@ def test_rows_on_the_disk_do_not_become_memory_of_the_process(tmp_path: Path) ->
             assert block.target.sum() != 0
             most = max(most, held())
         assert 0 < most <= 1.1 * part_bytes
+        # The last block is a view of its file.
+        del block
         assert held() == 0
         for _ in mixed(rows, batch_rows=10_000, buffer_rows=50_000, seed=0, epoch=0, held=5):
             assert held() == 0
         order_share(rows)
         assert held() == 0
+
+
+def test_the_number_of_parts_is_not_bounded_by_that_of_open_files(tmp_path: Path) -> None:
+    script = f"""
+import resource
+from tests.train.test_learners import GradientBoosting, MLPRegressor, arrays, streaming, table
+X, y = table(1200)
+batches = streaming(arrays(X, y, part_rows=6))
+resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+GradientBoosting(2, max_depth=2, scratch={str(tmp_path)!r}).fit(batches)
+MLPRegressor((4,), epochs=1, scratch={str(tmp_path)!r}).fit(batches)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_neighbours_are_those_of_scikit_learn_and_a_sample_beyond_the_bound() -> None:
