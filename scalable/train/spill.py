@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 from numpy.typing import NDArray
 
+from scalable.errors import StoreError
 from scalable.train.batches import ArrayPart, Batches, Block, Part
 
 Float = NDArray[np.float64]
@@ -29,14 +31,20 @@ def spilled(batches: Batches, scratch: str | Path | None = None) -> Iterator[Bat
     batches : Batches
         Read once.
     scratch : path, optional
-        Folder for the arrays, 8 bytes a value; all workers must see it. By default one for temporary files.
+        Folder for the arrays, 8 bytes a value; all workers must see it. By default Dask's for temporary files
+        (``DASK_TEMPORARY_DIRECTORY``), or the system's.
+
+    Raises
+    ------
+    StoreError
+        If a worker does not see the folder.
     """
     if all(isinstance(part, ArrayPart) for part in batches.parts):
         yield replace(batches, parts=tuple(_with_keys(part) for part in batches.parts))
         return
-    if scratch is not None:
-        Path(scratch).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="scalable-rows-", dir=scratch))
+    root = Path(scratch or dask.config.get("temporary-directory", None) or tempfile.gettempdir()).absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="scalable-rows-", dir=root))
     try:
         # A part does not know its number; what it writes is named by it.
         parts = [_Numbered(part, str(folder / str(number))) for number, part in enumerate(batches.parts)]
@@ -63,6 +71,8 @@ def _with_keys(part: Any) -> ArrayPart:
 
 def _spill(part: Any, features: int) -> ArrayPart | None:
     path = Path(part.path)
+    if not path.parent.is_dir():
+        raise _unseen(path)
     rows, has_target, has_weight, grouped = 0, False, False, False
     names = [f"{path}.{n}" for n in range(features)]
     with ExitStack() as stack:
@@ -89,6 +99,13 @@ def _spill(part: Any, features: int) -> ArrayPart | None:
     return MappedPart(OnDisk(f"{path}.x", "f8", (features, rows)), *extras)
 
 
+def _unseen(path: Path) -> StoreError:
+    return StoreError(
+        f"{path.parent}: the folder for rows, made where the fit was called, is not there for a worker; give scratch= or set "
+        "DASK_TEMPORARY_DIRECTORY to a folder on a file system that all workers see"
+    )
+
+
 @dataclass(frozen=True)
 class OnDisk:
     """Where an array lies."""
@@ -99,9 +116,12 @@ class OnDisk:
 
     def mapped(self) -> NDArray[Any]:
         """Map it; when nothing refers to it any more, neither a descriptor is open nor do its pages count as memory."""
-        with open(self.path, "rb") as file:
-            size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
-            pages = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        try:
+            with open(self.path, "rb") as file:
+                pages = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise _unseen(Path(self.path)) from None
         return np.frombuffer(pages, self.dtype).reshape(self.shape)
 
 

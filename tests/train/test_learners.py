@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,22 @@ def test_rows_on_the_disk_do_not_become_memory_of_the_process(tmp_path: Path) ->
             assert held() == 0
         order_share(rows)
         assert held() == 0
+
+
+def test_rows_lie_in_a_folder_of_dask_and_a_worker_that_does_not_see_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = streaming(arrays(*table(100), part_rows=30))
+    with dask.config.set({"temporary-directory": str(tmp_path / "shared")}):
+        with spilled(batches) as rows:
+            folder = next((tmp_path / "shared").iterdir())
+            shutil.move(folder, tmp_path / "elsewhere")
+            with pytest.raises(StoreError, match=f"^{folder}: the folder .* give scratch= or set DASK_TEMPORARY_DIRECTORY"):
+                rows.count()
+        # As on another machine: made here, and not there.
+        monkeypatch.setattr("tempfile.mkdtemp", lambda prefix, dir: str(Path(dir) / "only-here"))
+        with pytest.raises(StoreError, match="only-here: the folder .* a file system that all workers see"), spilled(batches):
+            pass
 
 
 def test_the_number_of_parts_is_not_bounded_by_that_of_open_files(tmp_path: Path) -> None:
