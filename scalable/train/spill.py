@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import math
 import mmap
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +47,33 @@ def spilled(batches: Batches, scratch: str | Path | None = None) -> Iterator[Bat
         return
     root = Path(scratch or dask.config.get("temporary-directory", None) or tempfile.gettempdir()).absolute()
     root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="scalable-rows-", dir=root))
-    try:
+    with _own_folder(root) as folder:
         # A part does not know its number; what it writes is named by it.
         parts = [_Numbered(part, str(folder / str(number))) for number, part in enumerate(batches.parts)]
         found = replace(batches, parts=tuple(parts)).each(_spill, len(batches.names))
         yield replace(batches, parts=tuple(part for part in found if part is not None))
+
+
+@contextmanager
+def _own_folder(root: Path) -> Iterator[Path]:
+    """Give a new folder that is removed at the end, and remove those that killed processes of this machine have left."""
+    # On a shared file system a lock may hold on its own machine only.
+    prefix = f"scalable-rows-{socket.gethostname()}-"
+    for left in root.glob(glob.escape(prefix) + "*"):
+        with suppress(OSError):
+            with open(left / "lock", "r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix="scalable-new-", dir=root))
+    folder = new.with_name(prefix + new.name.removeprefix("scalable-new-"))
+    try:
+        with open(new / "lock", "w") as lock:
+            # A file system without locks has none for the loop above either.
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # It gets its name with the lock held: before, it would look like one that was left.
+            new.rename(folder)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

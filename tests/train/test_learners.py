@@ -309,9 +309,30 @@ def test_rows_lie_in_a_folder_of_dask_and_a_worker_that_does_not_see_it_says_wha
             with pytest.raises(StoreError, match=f"^{folder}: the folder .* give scratch= or set DASK_TEMPORARY_DIRECTORY"):
                 rows.count()
         # As on another machine: made here, and not there.
-        monkeypatch.setattr("tempfile.mkdtemp", lambda prefix, dir: str(Path(dir) / "only-here"))
-        with pytest.raises(StoreError, match="only-here: the folder .* a file system that all workers see"), spilled(batches):
+        monkeypatch.setattr(Path, "rename", lambda _, new: new)
+        with pytest.raises(StoreError, match="shared/scalable-rows.*: the folder .* that all workers see"), spilled(batches):
             pass
+
+
+def test_what_a_killed_fit_left_is_removed_by_the_next_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:
+    script = f"""
+import os
+from tests.train.test_learners import arrays, spilled, streaming, table
+with spilled(streaming(arrays(*table(100))), {str(tmp_path)!r}):
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
+    left = set(tmp_path.iterdir())
+    assert len(left) == 1
+    batches = streaming(arrays(*table(100)))
+    with spilled(batches, tmp_path) as first:
+        one = set(tmp_path.iterdir())
+        assert len(one) == 1
+        assert one != left
+        with spilled(batches, tmp_path):
+            assert len(set(tmp_path.iterdir()) - one) == 1
+        assert first.count() == 100
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_number_of_parts_is_not_bounded_by_that_of_open_files(tmp_path: Path) -> None:
