@@ -123,6 +123,28 @@ def test_a_forest_does_not_depend_on_chunks_workers_or_spilling_and_knows_its_er
     assert errors[0] < 0.8 * errors[1] < whole.oob_mse_
 
 
+def test_nodes_of_one_tree_whose_histograms_take_too_much_memory_take_more_passes_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = table(1000)
+    batches = arrays(X, y, part_rows=400)
+    whole = RandomForest(4, max_depth=6).fit(batches)
+    most, three_nodes, sums = 0, 3 * 4 * 256 * 3 * 8, trees._sums
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal most
+        found = sums(*arguments)
+        most = max(most, sum(one.nbytes for one in found))
+        return found
+
+    monkeypatch.setattr(trees, "_sums", watched)
+    monkeypatch.setattr(trees, "MOST_HISTOGRAM_BYTES", three_nodes)
+    found = RandomForest(4, max_depth=6).fit(batches)
+    assert most == three_nodes
+    for name in whole.forest_._fields:
+        assert np.array_equal(getattr(found.forest_, name), getattr(whole.forest_, name))
+
+
 class _Killed(Exception):
     pass
 
