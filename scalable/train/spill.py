@@ -8,10 +8,13 @@ import math
 import mmap
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalable.errors import StoreError
-from scalable.train.batches import ArrayPart, Batches, Block, Part
+from scalable.train.batches import PART_ROWS, ArrayPart, Batches, Block, Part
 
 Float = NDArray[np.float64]
 
@@ -28,6 +31,8 @@ Float = NDArray[np.float64]
 @contextmanager
 def spilled(batches: Batches, scratch: str | Path | None = None) -> Iterator[Batches]:
     """Give the same rows in the same parts as arrays: those in memory as they are, others mapped from a folder that is removed.
+
+    A part that is the only one may be of any length, as that of an iterable, and is cut.
 
     Parameters
     ----------
@@ -50,8 +55,10 @@ def spilled(batches: Batches, scratch: str | Path | None = None) -> Iterator[Bat
     with _own_folder(root) as folder:
         # A part does not know its number; what it writes is named by it.
         parts = [_Numbered(part, str(folder / str(number))) for number, part in enumerate(batches.parts)]
-        found = replace(batches, parts=tuple(parts)).each(_spill, len(batches.names))
-        yield replace(batches, parts=tuple(part for part in found if part is not None))
+        # Several stay as they are: sums are added up in their order, which decides the last bits.
+        most = PART_ROWS if len(parts) == 1 else sys.maxsize
+        found = replace(batches, parts=tuple(parts)).each(_spill, len(batches.names), most)
+        yield replace(batches, parts=tuple(chain.from_iterable(found)))
 
 
 @contextmanager
@@ -82,7 +89,7 @@ class _Numbered:
     def __init__(self, part: Part, path: str) -> None:
         self.part, self.path = part, path
 
-    def blocks(self) -> Iterator[Any]:
+    def blocks(self) -> Iterator[Block]:
         return self.part.blocks()
 
 
@@ -93,15 +100,30 @@ def _with_keys(part: Any) -> ArrayPart:
     return replace(part, keys=keys)
 
 
-def _spill(part: Any, features: int) -> ArrayPart | None:
-    path = Path(part.path)
-    if not path.parent.is_dir():
-        raise _unseen(path)
+def _spill(part: _Numbered, features: int, most: int) -> list[MappedPart]:
+    if not Path(part.path).parent.is_dir():
+        raise _unseen(Path(part.path))
+    runs = groupby(_cut(part.blocks(), most), key=itemgetter(0))
+    return [_write(f"{part.path}.{n}", (block for _, block in run), features) for n, run in runs]
+
+
+def _cut(blocks: Iterable[Block], most: int) -> Iterator[tuple[int, Block]]:
+    """Yield the number of a part of so many rows, and a block that lies in it."""
+    done = 0
+    for block in blocks:
+        start = 0
+        while start < len(block):
+            stop = min(len(block), start + most - done % most)
+            yield done // most, block.take(slice(start, stop))
+            done, start = done + stop - start, stop
+
+
+def _write(path: str, blocks: Iterable[Block], features: int) -> MappedPart:
     rows, has_target, has_weight, grouped = 0, False, False, False
     names = [f"{path}.{n}" for n in range(features)]
     with ExitStack() as stack:
         files = [stack.enter_context(open(name, "wb")) for name in (*names, *(f"{path}.{end}" for end in "ywkg"))]
-        for block in part.blocks():
+        for block in blocks:
             rows += len(block)
             for file, column in zip(files, block.columns, strict=False):
                 file.write(np.ascontiguousarray(column).data)
@@ -110,8 +132,6 @@ def _spill(part: Any, features: int) -> ArrayPart | None:
                     file.write(np.ascontiguousarray(extra).data)
             has_target, has_weight = block.target is not None, block.weight is not None
             grouped = block.own_groups is not None
-    if rows == 0:
-        return None
     # One array of all features, so that a part is mapped once.
     with open(f"{path}.x", "wb") as whole:
         for name in names:

@@ -357,6 +357,18 @@ with spilled(streaming(arrays(*table(100))), {str(tmp_path)!r}):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_single_part_is_cut_on_the_disk_and_several_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalable.train.spill.PART_ROWS", 330)
+    X, y = table(1000)
+    for part_rows, expected in ((1000, [330, 330, 330, 10]), (500, [500, 500])):
+        with spilled(streaming(arrays(X, y, part_rows=part_rows)), tmp_path) as rows:
+            assert [sum(map(len, part.blocks())) for part in rows.parts] == expected
+            assert np.array_equal(np.concatenate([block.columns.T for block in rows.blocks()]), X)
+            assert np.array_equal(np.concatenate([block.target for block in rows.blocks()]), y)
+            keys = np.concatenate([block.own_keys for block in rows.blocks()])
+            assert np.array_equal(keys, keys_of(np.ascontiguousarray(X.T), y))
+
+
 def test_the_number_of_parts_is_not_bounded_by_that_of_open_files(tmp_path: Path) -> None:
     script = f"""
 import resource
