@@ -369,6 +369,15 @@ def test_a_single_part_is_cut_on_the_disk_and_several_are_not(tmp_path: Path, mo
             assert np.array_equal(keys, keys_of(np.ascontiguousarray(X.T), y))
 
 
+def test_a_network_does_not_depend_on_the_chunking() -> None:
+    X, y = table(5000)
+    network = MLPRegressor((8,), epochs=2, buffer_rows=2048)
+    whole = network.fit(arrays(X, y, part_rows=5000)).predict(X)
+    for part_rows in (300, 900):
+        # The moments that features are scaled by differ in the last bits.
+        np.testing.assert_allclose(network.fit(arrays(X, y, part_rows=part_rows)).predict(X), whole, rtol=1e-9)
+
+
 def test_the_number_of_parts_is_not_bounded_by_that_of_open_files(tmp_path: Path) -> None:
     script = f"""
 import resource
