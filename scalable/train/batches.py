@@ -219,7 +219,7 @@ def _merge_digests(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """Rows of arrays in memory, or mapped from files; the attributes of a `Block`."""
+    """Rows of arrays in memory; the attributes of a `Block`."""
 
     columns: Any
     target: Any = None
@@ -239,8 +239,9 @@ class ArrayPart:
         parts = (self.target, self.weight, self.keys, self.groups)
         return Block(np.asarray(self.columns)[:, rows], *(None if part is None else np.asarray(part)[rows] for part in parts))
 
-    def release(self) -> None:
-        """Give back the memory of what can be read again: nothing here."""
+    def opened(self) -> ArrayPart:
+        """Return the rows as arrays that can be read: these."""
+        return self
 
 
 @dataclass(frozen=True)

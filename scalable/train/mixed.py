@@ -41,17 +41,16 @@ def mixed(
     """
     rng = np.random.default_rng([seed, epoch])
     parts = [part for part in batches.parts if isinstance(part, ArrayPart)]
-    ends = np.cumsum([0, *(-(-part.columns.shape[1] // SLICE_ROWS) for part in parts)])
-    order = rng.permutation(ends[-1])
+    starts = np.cumsum([0, *(part.columns.shape[1] for part in parts)])
+    # Slices are those of the table, and so the batches are the same however it is cut into parts.
+    order = rng.permutation(-(-starts[-1] // SLICE_ROWS))
     slices = max(1, buffer_rows // SLICE_ROWS)
     for first in range(0, len(order), slices):
         taken = np.sort(order[first : first + slices])
-        of = np.searchsorted(ends, taken, side="right") - 1
-        pieces = []
-        for n in np.unique(of):
-            rows = ((taken[of == n] - ends[n])[:, None] * SLICE_ROWS + np.arange(SLICE_ROWS)).ravel()
-            pieces.append(parts[n].take(rows[rows < parts[n].columns.shape[1]]))
-            parts[n].release()
+        rows = (taken[:, None] * SLICE_ROWS + np.arange(SLICE_ROWS)).ravel()
+        cuts = np.searchsorted(rows, starts)
+        own = zip(parts, starts, cuts, cuts[1:], strict=False)
+        pieces = [part.take(rows[a:b] - start) for part, start, a, b in own if b > a]
         X = np.concatenate([piece.columns.T for piece in pieces])
         y = np.concatenate([piece.target for piece in pieces])
         weight = np.concatenate([np.zeros(0) if piece.weight is None else piece.weight for piece in pieces])
@@ -68,13 +67,12 @@ def order_share(batches: Batches) -> float:
     """Return which share of the target's variance lies between the slices of a table, beyond what chance puts there; 0 to 1."""
     totals, counts, squares = [np.zeros(0)], [np.zeros(0)], 0.0
     for part in batches.parts:
-        if isinstance(part, ArrayPart) and part.target is not None and len(part.target):
-            y = np.asarray(part.target)
+        y = part.opened().target if isinstance(part, ArrayPart) else None
+        if y is not None and len(y):
             starts = np.arange(0, len(y), SLICE_ROWS)
             totals.append(np.add.reduceat(y, starts))
             counts.append(np.diff(starts, append=len(y)))
             squares += float(y @ y)
-            part.release()
     total, count = np.concatenate(totals), np.concatenate(counts)
     rows, groups = count.sum(), len(count)
     scatter = squares - total.sum() ** 2 / max(rows, 1)

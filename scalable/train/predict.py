@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,8 @@ Float = NDArray[np.float64]
 
 BLOCK_ROWS = 1 << 18
 """Rows of a partition of a sample."""
+CUT_ROWS = 1 << 13
+"""Rows that are predicted at once: what layers, trees and bins say of a row takes more memory than the row."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,17 @@ class Prediction:
         columns, kept = self.model.table_features(table)
         if not self.model.target:
             mixture = self.model.estimator.parameters
-            inputs = self.model.inputs(columns)
-            table = table.append_column(self.column, nullable(_spread(log_density(inputs, mixture), kept), pa.float64()))
-            component = responsibilities(inputs, mixture).argmax(axis=1) if columns.shape[1] else np.zeros(0)
-            return table.append_column(f"{self.column}_component", nullable(_spread(component, kept), pa.int32()))
-        table = table.append_column(self.column, nullable(_spread(self.model.predict_columns(columns), kept), pa.float64()))
+            density = _spread(lambda some: log_density(self.model.inputs(some), mixture), columns, kept)
+            table = table.append_column(self.column, nullable(density, pa.float64()))
+            component = _spread(lambda some: responsibilities(self.model.inputs(some), mixture).argmax(axis=1), columns, kept)
+            return table.append_column(f"{self.column}_component", nullable(component, pa.int32()))
+        found = _spread(self.model.predict_columns, columns, kept)
+        table = table.append_column(self.column, nullable(found, pa.float64()))
         if self.pdf:
-            shares = self.model.estimator.predict_pdf_columns(self.model.inputs(columns)).astype(np.float32)
-            whole = np.zeros((len(kept), shares.shape[1]), np.float32)
-            whole[kept] = shares
-            values = pa.FixedSizeListArray.from_arrays(whole.ravel(), shares.shape[1], mask=pa.array(~kept))
+            estimator = self.model.estimator
+            shares = np.zeros((len(kept), len(estimator.bins) - 1), np.float32)
+            _spread(lambda some: estimator.predict_pdf_columns(self.model.inputs(some)), columns, kept, shares)
+            values = pa.FixedSizeListArray.from_arrays(shares.ravel(), shares.shape[1], mask=pa.array(~kept))
             table = table.append_column(f"{self.column}_pdf", values)
         return table
 
@@ -101,9 +104,13 @@ class Prediction:
         return f"{self.column} by {self.model.kind} {self.model.digest[:12]}"
 
 
-def _spread(values: Any, kept: NDArray[np.bool_]) -> Float:
-    out = np.full(len(kept), np.nan)
-    out[kept] = values
+def _spread(of: Callable[[Float], Any], columns: Float, kept: NDArray[np.bool_], out: Any = None) -> Any:
+    """Return what is said of the features of the rows that are kept, a cut of them at a time; NaN, or what ``out`` has, else."""
+    out = np.full(len(kept), np.nan) if out is None else out
+    rows = np.flatnonzero(kept)
+    for start in range(0, len(rows), CUT_ROWS):
+        cut = slice(start, start + CUT_ROWS)
+        out[rows[cut]] = of(np.ascontiguousarray(columns[:, cut]))
     return out
 
 

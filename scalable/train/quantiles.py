@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalable.kernels.quantile import PASSES, count_digits, from_sortable, merge_counts, narrow, sortable
-from scalable.train.batches import Batches, Part
+from scalable.train.batches import Batches, Block
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -33,7 +33,7 @@ def exact_quantiles(
     prefixes, ranks = np.zeros(groups * wanted, np.uint64), np.zeros(groups * wanted, np.int64)
     rows, share = np.zeros(groups, np.int64), np.zeros((groups, len(levels)))
     for done in range(PASSES):
-        counts = merge_counts([np.zeros((0, 3), np.int64), *batches.each(_count, numbers, wanted, prefixes, done, shared)])
+        counts = merge_counts(batches.over(_count, _join, numbers, wanted, prefixes, done, shared))
         if done == 0:
             rows = np.bincount(counts[:, 0], weights=counts[:, 2], minlength=groups * wanted).astype(np.int64)[::wanted]
             place = np.maximum(rows - 1, 0)[:, None] * np.asarray(levels, dtype=np.float64)
@@ -48,14 +48,15 @@ def exact_quantiles(
     return np.where(rows[:, None] > 0, found, np.nan), rows
 
 
-def _count(part: Part, numbers: Numbers, wanted: int, prefixes: NDArray[np.uint64], done: int, shared: tuple[object, ...]) -> Int:
-    pieces, waiting = [np.zeros((0, 3), np.int64)], 0
-    for block in part.blocks():
-        values, group = numbers(block, *shared)
-        keys = np.repeat(sortable(values), wanted)
-        pieces.append(count_digits(keys, (group[:, None] * wanted + np.arange(wanted)).ravel(), prefixes, done))
-        waiting += len(pieces[-1])
-        if waiting > MOST_COUNTS:
-            pieces = [merge_counts(pieces)]
-            waiting = 0
-    return merge_counts(pieces)
+def _count(
+    block: Block, numbers: Numbers, wanted: int, prefixes: NDArray[np.uint64], done: int, shared: tuple[object, ...]
+) -> list[Int]:
+    values, group = numbers(block, *shared)
+    keys = np.repeat(sortable(values), wanted)
+    return [count_digits(keys, (group[:, None] * wanted + np.arange(wanted)).ravel(), prefixes, done)]
+
+
+def _join(a: list[Int], b: list[Int]) -> list[Int]:
+    """Return the counts of both: as they are while they are few, since a merge takes time."""
+    pieces = a + b
+    return [merge_counts(pieces)] if sum(map(len, pieces)) > MOST_COUNTS else pieces

@@ -6,11 +6,11 @@ change nothing beyond the rounding of sums. Bin edges come from a seeded sample,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,18 @@ class Growing:
     number: int
     tree: Tree
     open: tuple[int, ...] = (0,)
+
+
+class Splits(NamedTuple):
+    """How some nodes of a tree are best split: a feature, or -1, the last bin that goes left, the means of both children.
+
+    ``mean`` is that of all rows in the first of the nodes.
+    """
+
+    feature: NDArray[np.int64]
+    code: NDArray[np.int64]
+    children: Float
+    mean: float
 
 
 def _codes(block: Block) -> Codes:
@@ -95,32 +107,35 @@ def grow(
     features_tried : int, optional
         Features that each node may choose from, by a draw from ``seed``; by default all.
     """
-    waiting, done = [Growing(number, stump(0.0)) for number in numbers], {}
-    node_bytes = len(edges) * (MAX_BINS + 1) * 3 * 8
+    growing = [Growing(number, stump(0.0)) for number in numbers]
+    most = max(1, MOST_HISTOGRAM_BYTES // (len(edges) * (MAX_BINS + 1) * 3 * 8))
     for _ in range(max_depth):
-        level: list[Growing] = []
-        while waiting:
-            now, nodes = [waiting.pop(0)], 0
-            nodes = len(now[0].open)
-            while waiting and (nodes + len(waiting[0].open)) * node_bytes <= MOST_HISTOGRAM_BYTES:
-                now.append(waiting.pop(0))
-                nodes += len(now[-1].open)
-            sums = batches.over(_sums, _add, now, values)
-            for one, found in zip(now, sums, strict=True):
-                grown = _split(one, found, edges, least_rows, features_tried, seed)
-                if grown.open:
-                    level.append(grown)
-                else:
-                    done[grown.number] = grown.tree
-        waiting = level
-        if not waiting:
-            break
-    done |= {one.number: one.tree for one in waiting}
-    return [done[number] for number in numbers]
+        splits: dict[int, list[Splits]] = {one.number: [] for one in growing}
+        for now in _passes(growing, most):
+            for one, sums in zip(now, batches.over(_sums, _add, now, values), strict=True):
+                splits[one.number].append(_choose(one, sums, least_rows, features_tried, seed))
+        growing = [_split(one, splits[one.number], edges) for one in growing]
+    return [one.tree for one in growing]
 
 
-def _split(one: Growing, sums: Float, edges: list[Float], least_rows: int, tried: int | None, seed: int) -> Growing:
-    tree, features = one.tree, len(edges)
+def _passes(growing: Sequence[Growing], most: int) -> Iterator[list[Growing]]:
+    """Yield for each pass the trees, with those of their open nodes that it looks at: so many, and fewer in the last."""
+    now: list[Growing] = []
+    room = most
+    for one in growing:
+        left = one.open
+        while left:
+            now.append(replace(one, open=left[:room]))
+            left, room = left[room:], room - len(now[-1].open)
+            if room == 0:
+                yield now
+                now, room = [], most
+    if now:
+        yield now
+
+
+def _choose(one: Growing, sums: Float, least_rows: int, tried: int | None, seed: int) -> Splits:
+    features = sums.shape[1]
     allowed = np.ones((len(one.open), features), dtype=bool)
     if tried is not None and tried < features:
         keys = np.arange(features, dtype=np.uint64)
@@ -128,10 +143,20 @@ def _split(one: Growing, sums: Float, edges: list[Float], least_rows: int, tried
             chosen = np.argsort(random_bits(keys + np.uint64(features * node), seed=seed, stream=one.number))[:tried]
             row[:] = False
             row[chosen] = True
-    if len(tree.feature) == 1:
-        root = sums[0, 0].sum(axis=0)
-        tree = tree._replace(value=np.array([root[1] / root[0] if root[0] > 0 else 0.0]))
     feature, code, _, children = best_splits(sums, allowed, least_rows=least_rows)
+    weight, total, _ = sums[0, 0].sum(axis=0)
+    return Splits(feature, code, children, total / weight if weight > 0 else 0.0)
+
+
+def _split(one: Growing, splits: Sequence[Splits], edges: list[Float]) -> Growing:
+    if not one.open:
+        return one
+    tree = one.tree
+    if len(tree.feature) == 1:
+        tree = tree._replace(value=np.array([splits[0].mean]))
+    feature, code, children = (
+        np.concatenate([getattr(some, name) for some in splits]) for name in ("feature", "code", "children")
+    )
     parts = [list(part) for part in tree]
     opened = []
     for slot, node in enumerate(one.open):
@@ -206,12 +231,14 @@ def binned(batches: Batches, edges: list[Float], start: float = 0.0) -> Batches:
 
 
 def _bin_part(part: ArrayPart, edges: list[Float], start: float) -> ArrayPart:
-    return with_arrays(part, "binned", columns=bin_codes(part.columns, edges), target=np.asarray(part.target) - start)
+    own = part.opened()
+    return with_arrays(part, "binned", columns=bin_codes(own.columns, edges), target=own.target - start)
 
 
 def _subtract(part: ArrayPart, tree: Tree, tag: str) -> ArrayPart:
     """Return a part whose target is less by what a tree predicts; written anew, so that a task may run twice."""
-    return with_arrays(part, tag, target=part.target - tree.value[leaves(np.asarray(part.columns), tree)])
+    own = part.opened()
+    return with_arrays(part, tag, target=own.target - tree.value[leaves(own.columns, tree)])
 
 
 class GradientBoosting(_Trees):
@@ -487,8 +514,9 @@ def _loss(block: Block, tree: Tree, largest: float) -> Any:
 
 
 def _reweight(part: ArrayPart, tree: Tree, largest: float, beta: float, total: float, tag: str) -> ArrayPart:
-    weight = np.ones(part.columns.shape[1]) if part.weight is None else np.asarray(part.weight)
-    error = np.abs(tree.value[leaves(np.asarray(part.columns), tree)] - part.target)
+    own = part.opened()
+    weight = np.ones(len(own.target)) if own.weight is None else own.weight
+    error = np.abs(tree.value[leaves(own.columns, tree)] - own.target)
     return with_arrays(part, tag, weight=weight / total * beta ** (1 - error / largest))
 
 

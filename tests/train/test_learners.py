@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -120,6 +123,28 @@ def test_a_forest_does_not_depend_on_chunks_workers_or_spilling_and_knows_its_er
     assert whole.oob_mse_ == pytest.approx(((guess - y[some]) ** 2).mean(), rel=1e-10)
     errors = [((whole.predict(features) - target) ** 2).mean() for features, target in ((X, y), (test, truth))]
     assert errors[0] < 0.8 * errors[1] < whole.oob_mse_
+
+
+def test_nodes_of_one_tree_whose_histograms_take_too_much_memory_take_more_passes_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = table(1000)
+    batches = arrays(X, y, part_rows=400)
+    whole = RandomForest(4, max_depth=6).fit(batches)
+    most, three_nodes, sums = 0, 3 * 4 * 256 * 3 * 8, trees._sums
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal most
+        found = sums(*arguments)
+        most = max(most, sum(one.nbytes for one in found))
+        return found
+
+    monkeypatch.setattr(trees, "_sums", watched)
+    monkeypatch.setattr(trees, "MOST_HISTOGRAM_BYTES", three_nodes)
+    found = RandomForest(4, max_depth=6).fit(batches)
+    assert most == three_nodes
+    for name in whole.forest_._fields:
+        assert np.array_equal(getattr(found.forest_, name), getattr(whole.forest_, name))
 
 
 class _Killed(Exception):
@@ -345,11 +370,87 @@ def test_rows_on_the_disk_do_not_become_memory_of_the_process(tmp_path: Path) ->
             assert block.target.sum() != 0
             most = max(most, held())
         assert 0 < most <= 1.1 * part_bytes
+        # The last block is a view of its file.
+        del block
         assert held() == 0
         for _ in mixed(rows, batch_rows=10_000, buffer_rows=50_000, seed=0, epoch=0, held=5):
             assert held() == 0
         order_share(rows)
         assert held() == 0
+
+
+def test_rows_lie_in_a_folder_of_dask_and_a_worker_that_does_not_see_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = streaming(arrays(*table(100), part_rows=30))
+    with dask.config.set({"temporary-directory": str(tmp_path / "shared")}):
+        with spilled(batches) as rows:
+            folder = next((tmp_path / "shared").iterdir())
+            shutil.move(folder, tmp_path / "elsewhere")
+            with pytest.raises(StoreError, match=f"^{folder}: the folder .* give scratch= or set DASK_TEMPORARY_DIRECTORY"):
+                rows.count()
+        # As on another machine: made here, and not there.
+        monkeypatch.setattr(Path, "rename", lambda _, new: new)
+        with pytest.raises(StoreError, match="shared/scalable-rows.*: the folder .* that all workers see"), spilled(batches):
+            pass
+
+
+def test_what_a_killed_fit_left_is_removed_by_the_next_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:
+    script = f"""
+import os
+from tests.train.test_learners import arrays, spilled, streaming, table
+with spilled(streaming(arrays(*table(100))), {str(tmp_path)!r}):
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
+    left = set(tmp_path.iterdir())
+    assert len(left) == 1
+    batches = streaming(arrays(*table(100)))
+    with spilled(batches, tmp_path) as first:
+        one = set(tmp_path.iterdir())
+        assert len(one) == 1
+        assert one != left
+        with spilled(batches, tmp_path):
+            assert len(set(tmp_path.iterdir()) - one) == 1
+        assert first.count() == 100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_part_is_cut_on_the_disk_and_several_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalable.train.spill.PART_ROWS", 330)
+    X, y = table(1000)
+    for part_rows, expected in ((1000, [330, 330, 330, 10]), (500, [500, 500])):
+        with spilled(streaming(arrays(X, y, part_rows=part_rows)), tmp_path) as rows:
+            assert [sum(map(len, part.blocks())) for part in rows.parts] == expected
+            assert np.array_equal(np.concatenate([block.columns.T for block in rows.blocks()]), X)
+            assert np.array_equal(np.concatenate([block.target for block in rows.blocks()]), y)
+            keys = np.concatenate([block.own_keys for block in rows.blocks()])
+            assert np.array_equal(keys, keys_of(np.ascontiguousarray(X.T), y))
+
+
+def test_a_network_does_not_depend_on_the_chunking() -> None:
+    X, y = table(5000)
+    network = MLPRegressor((8,), epochs=2, buffer_rows=2048)
+    whole = network.fit(arrays(X, y, part_rows=5000)).predict(X)
+    for part_rows in (300, 900):
+        # The moments that features are scaled by differ in the last bits.
+        np.testing.assert_allclose(network.fit(arrays(X, y, part_rows=part_rows)).predict(X), whole, rtol=1e-9)
+
+
+def test_the_number_of_parts_is_not_bounded_by_that_of_open_files(tmp_path: Path) -> None:
+    script = f"""
+import resource
+from tests.train.test_learners import GradientBoosting, MLPRegressor, arrays, streaming, table
+X, y = table(1200)
+batches = streaming(arrays(X, y, part_rows=6))
+resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+GradientBoosting(2, max_depth=2, scratch={str(tmp_path)!r}).fit(batches)
+MLPRegressor((4,), epochs=1, scratch={str(tmp_path)!r}).fit(batches)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_neighbours_are_those_of_scikit_learn_and_a_sample_beyond_the_bound() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import dask
 import numpy as np
 import pytest
@@ -76,6 +78,21 @@ def test_quantiles_are_those_of_numpy_to_the_bit() -> None:
     )
     np.testing.assert_array_equal(found.T, np.quantile(values, levels, axis=0))
     assert rows.tolist() == [777, 777]
+
+
+def test_quantiles_of_many_parts_do_not_keep_the_counts_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalable.train.quantiles.MOST_COUNTS", 1 << 16)
+    monkeypatch.setattr("scalable.train.batches._wave", lambda: 4)
+    # So wide a range that nearly every value has a digit of its own.
+    values = 10.0 ** np.random.default_rng(0).uniform(-300, 300, (400_000, 1))
+    batches = arrays(values, part_rows=2000)
+    with dask.config.set(scheduler="sync"):
+        tracemalloc.start()
+        found, _ = exact_quantiles(batches, lambda b: (b.columns[0], np.zeros(len(b), np.int64)), 1, (0.5,))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert found[0, 0] == np.median(values)
+    assert peak < 10e6
 
 
 def test_metrics_of_densities_are_those_of_scipy_and_of_fine_sums() -> None:

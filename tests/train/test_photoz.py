@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -307,6 +308,24 @@ def test_densities_are_those_that_qp_reads(estimator: object, tmp_path: Path) ->
         assert ensemble.npdf == 500
         np.testing.assert_allclose(ensemble.cdf(np.array([0.3]))[:, 0], shares[:, :15].sum(axis=1), atol=1e-5)
         np.testing.assert_allclose(ensemble.pdf(np.array([0.31]))[:, 0], shares[:, 15] / 0.02, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "estimator", [MLPRegressor((16,), bins=EDGES.tolist(), epochs=1), AdaBoost(30, max_depth=2)], ids=["network", "AdaBoost"]
+)
+def test_a_prediction_needs_little_more_memory_than_it_returns_and_has_the_same_bits_in_any_cuts(
+    estimator: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fit_photoz(galaxies(500), FEATURES, target="z", estimator=estimator, folds=0)
+    table, pdf = galaxies(100_000), isinstance(estimator, MLPRegressor)
+    tracemalloc.start()
+    found = predict(table, model, pdf=pdf)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Features, their states and the result; what is said of a cut of rows on the way there.
+    assert peak < 100_000 * (150 + 4 * 30 * pdf) + 8192 * 8 * 30 * 5
+    monkeypatch.setattr("scalable.train.predict.CUT_ROWS", 1 << 20)
+    assert predict(table, model, pdf=pdf).equals(found)
 
 
 def test_a_forest_spreads_its_probability_as_the_rows_in_the_leaves() -> None:
