@@ -19,9 +19,9 @@ from scalable.train.batches import Batches, arrays
 from scalable.train.components import PCA
 from scalable.train.mixture import GaussianMixture
 from scalable.train.model import Model
-from scalable.train.photoz import permutation_importance
+from scalable.train.photoz import batches_for, permutation_importance
 from scalable.train.sample import Sample, draw
-from scalable.train.tables import Data, batches_of
+from scalable.train.tables import Data
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def write_training_page(path: str | Path, model: Model, data: Data, *, test: Dat
         The rows it was taught with, and others it has not seen; ``rules`` and ``key`` are handed on to `batches_of`.
     """
     sides = {"train": data} | ({"test": test} if test is not None else {})
-    batches = {name: batches_of(side, model.features, target=model.target, **table) for name, side in sides.items()}
+    batches = {name: batches_for(model, side, **table) for name, side in sides.items()}
     samples = {name: draw(side, SHOWN_ROWS, seed=1) for name, side in batches.items()}
     parts = _of_redshifts(model, batches, samples) if model.target else _of_mixture(model, batches["train"], samples["train"])
     about = model.about

@@ -16,6 +16,7 @@ from sklearn.base import clone
 from scalable.errors import InputError, nearest
 from scalable.kernels.features import Features
 from scalable.kernels.metrics import DEFINITIONS, PdfSums
+from scalable.schema import Column, Schema
 from scalable.train.base import Streamed
 from scalable.train.batches import Batches, Block, Part
 from scalable.train.components import PCA, Standardizer
@@ -184,6 +185,22 @@ def _outputs(transform: Any, batches: Batches) -> int:
     return len(transform.components_) if isinstance(transform, PCA) else len(batches.names)
 
 
+def batches_for(model: Model, data: Data, **table: Any) -> Batches:
+    """Return rows as batches for a model, with its target if it has one.
+
+    Raises
+    ------
+    ColumnError
+        If a column is missing or has another unit than the model was taught with.
+    """
+    batches = batches_of(data, model.features, target=model.target, **table)
+    # Arrays have no columns that could say a unit.
+    if batches.column_units:
+        columns = (Column(name, pa.float64(), unit=unit) for name, unit in batches.column_units)
+        model.check(Schema(tuple(columns)), batches.origin)
+    return batches
+
+
 def judged(model: Model, batches: Batches, bins: Mapping[str, Sequence[float]] | None = None) -> Batches:
     """Return predictions beside the truth as batches, with the quantities of bins: features by name, or the target."""
     quantities = tuple(-1 if name == model.target else _index(batches, name) for name in bins or {})
@@ -225,7 +242,7 @@ def evaluate(
     """
     if not model.target:
         raise InputError(f"{model.kind} predicts nothing that could be judged; give a model of fit_photoz")
-    batches = batches_of(data, model.features, target=model.target, **table)
+    batches = batches_for(model, data, **table)
     edges = {name: np.asarray(found, dtype=np.float64) for name, found in (bins or {}).items()}
     with spilled(judged(model, batches, bins), scratch) as rows:
         return point_metrics(rows, edges)
@@ -243,7 +260,7 @@ def evaluate_pdf(model: Model, data: Data, **table: Any) -> dict[str, float]:
     """
     if getattr(model.estimator, "bins", None) is None:
         raise InputError(f"{model.kind} gives no p(z) that could be judged; train a network or a forest with bins of the target")
-    batches = batches_of(data, model.features, target=model.target, **table)
+    batches = batches_for(model, data, **table)
     return pdf_metrics(batches.over(_pdf_sums, PdfSums.merge, model))
 
 

@@ -22,9 +22,11 @@ from scalable.catalog.collection import Collection
 from scalable.errors import ColumnError, InputError, StoreError
 from scalable.kernels.counter import poisson
 from scalable.kernels.features import ClassRule, Features
+from scalable.report.training import write_training_page
 from scalable.survey.tables import ColumnRule, NullRule
 from scalable.testing import no_compute
 from scalable.train.components import PCA, Standardizer
+from scalable.train.goodness import sample_tests
 from scalable.train.metrics import metrics_of
 from scalable.train.model import Model, open_model
 from scalable.train.network import MLPRegressor
@@ -163,6 +165,24 @@ def test_other_units_and_bands_are_refused(model: Model) -> None:
         fit_photoz(mixed, FEATURES, target="z")
     with pytest.raises(InputError, match="did you mean 'boosting'"):
         fit_photoz(table, FEATURES, target="z", estimator="bosting")
+
+
+def test_what_judges_a_model_has_its_units_too(model: Model, tmp_path: Path) -> None:
+    table = galaxies(200)
+    thousands = [pa.compute.multiply(table[band], 1000.0) for band in BANDS]
+    fields = [pa.field(band, pa.float64(), metadata={"unit": "mmag"}) for band in BANDS]
+    other = pa.table([*thousands, table["z"]], schema=pa.schema([*fields, pa.field("z", pa.float64())]))
+    with pytest.raises(ColumnError, match="a table in memory: g is in mmag, the model was taught with mag: convert"):
+        evaluate(model, other)
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        evaluate(model, batches_of(other, FEATURES, target="z"))
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        write_training_page(tmp_path / "page.html", model, table, test=other)
+    forest = fit_photoz(table, FEATURES, target="z", estimator=RandomForest(2, bins=EDGES.tolist()), folds=0)
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        evaluate_pdf(forest, other)
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        sample_tests(fit_mixture(table, Features(BANDS), components=1), other)
 
 
 def test_regressors_of_others_learn_in_steps_or_are_refused(tmp_path: Path) -> None:
