@@ -102,6 +102,30 @@ def test_null_rules_states_and_missing_targets_are_counted(tmp_path: Path) -> No
     assert batches_of(tmp_path / "t.fits", filled, target="z", rules=rules).count() == 97
 
 
+def test_rows_of_weight_0_are_left_out_and_weights_below_are_refused() -> None:
+    table = galaxies(400)
+    weight = np.where(np.arange(400) < 150, 0.0, 2.0)
+    weight[399] = np.nan
+    weighted = table.append_column("w", pa.array(weight))
+    batches = batches_of(weighted, FEATURES, target="z", weight="w")
+    assert left_out(batches) == {"used": 249, "no target or weight": 1, "weight 0": 150}
+    assert batches.digest() == batches_of(table.slice(150, 249), FEATURES, target="z").digest()
+    model = fit_photoz(weighted, FEATURES, target="z", weight="w", estimator="neighbours", folds=0)
+    assert np.isfinite(predict(table, model)["z_phot"].to_numpy()).all()
+    weight[3] = -1.5
+    with pytest.raises(InputError, match=r"w is -1\.5 in a row: a weight is 0"):
+        fit_photoz(table.append_column("w", pa.array(weight)), FEATURES, target="z", weight="w", estimator="linear")
+
+
+@pytest.mark.parametrize("large", [2**60, -(2**60)])
+def test_the_identity_of_a_row_does_not_depend_on_nulls_beside_it(large: int) -> None:
+    table = galaxies(4).drop_columns("id")
+    ids = [large + 1, large + 2, None, 7]
+    batches = batches_of(table.append_column("id", pa.array(ids, pa.int64())), FEATURES, key="id")
+    keys = np.concatenate([block.keys for block in batches.blocks()])
+    assert keys[[0, 1, 3]].astype(np.int64).tolist() == [large + 1, large + 2, 7]
+
+
 @pytest.mark.parametrize(
     "estimator",
     [
