@@ -18,7 +18,7 @@ from scalable.kernels.features import Features
 from scalable.kernels.metrics import DEFINITIONS, PdfSums
 from scalable.schema import Column, Schema
 from scalable.train.base import Streamed
-from scalable.train.batches import Batches, Block, Part
+from scalable.train.batches import Batches, Block, Part, fold_of
 from scalable.train.components import PCA, Standardizer
 from scalable.train.incremental import Incremental
 from scalable.train.metrics import pdf_metrics, point_metrics
@@ -133,7 +133,7 @@ def fit_photoz(
     transform : PCA or Standardizer, optional
         What the features go through first, fitted on the same rows.
     folds : int
-        Folds that the error is measured on, each after a fit to the others; 0 for none.
+        Folds that the error is measured on, each after a fit to the others: two or more, or 0 for none.
     seed : int
         Of the folds.
     checkpoint : path, optional
@@ -143,10 +143,22 @@ def fit_photoz(
     -------
     Model
         ``about["metrics"]`` holds ``train``, and for each of ``folds`` the metrics on rows unseen.
+
+    Raises
+    ------
+    InputError
+        Before the fit, if a fold has no row.
     """
+    if folds < 0 or folds == 1:
+        raise InputError(f"folds={folds}: give two or more, each to be judged by a fit to the others, or 0 for none")
     batches = batches_of(data, features, target=target, **table)
     # Without tables there is no account of what was left out.
     account = left_out(batches) if all(isinstance(part, TablePart) for part in batches.parts) else {}
+    if folds and (empty := int(np.count_nonzero(batches.over(_fold_sizes, np.add, folds, seed) == 0))):
+        raise InputError(
+            f"{empty} of {folds} folds would have no row: rows of one key or pixel stay together, and there are too few of "
+            "these; take fewer folds, or finer pixels"
+        )
     chosen = estimator_of(estimator)
     if checkpoint is not None and "checkpoint" in chosen.get_params():
         chosen.set_params(checkpoint=checkpoint)
@@ -157,6 +169,10 @@ def fit_photoz(
         partial = _fit(batches.fold(others, folds, seed=seed), features, _uncheckpointed(model.estimator), transform)
         found["folds"].append(overall(partial, batches.fold([fold], folds, seed=seed)))
     return described(model, metrics=found, left_out=account, seed=seed, **_origin(batches))
+
+
+def _fold_sizes(block: Block, folds: int, seed: int) -> NDArray[np.int64]:
+    return np.bincount(fold_of(block.groups, folds, seed), minlength=folds)
 
 
 def _origin(batches: Batches) -> dict[str, Any]:

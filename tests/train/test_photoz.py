@@ -27,6 +27,7 @@ from scalable.survey.tables import ColumnRule, NullRule
 from scalable.testing import no_compute
 from scalable.train.components import PCA, Standardizer
 from scalable.train.goodness import sample_tests
+from scalable.train.linear import LinearRegression
 from scalable.train.metrics import metrics_of
 from scalable.train.model import Model, open_model
 from scalable.train.network import MLPRegressor
@@ -115,6 +116,25 @@ def test_rows_of_weight_0_are_left_out_and_weights_below_are_refused() -> None:
     weight[3] = -1.5
     with pytest.raises(InputError, match=r"w is -1\.5 in a row: a weight is 0"):
         fit_photoz(table.append_column("w", pa.array(weight)), FEATURES, target="z", weight="w", estimator="linear")
+
+
+def test_folds_without_rows_are_refused_before_the_fit() -> None:
+    table = galaxies(300)
+    for folds in (1, -2):
+        with pytest.raises(InputError, match=f"folds={folds}: give two or more"):
+            fit_photoz(table, FEATURES, target="z", folds=folds)
+    rng = np.random.default_rng(0)
+    sky = {"ra": 10 + 0.1 * rng.random(300), "dec": 0.1 * rng.random(300)}
+    near = pa.table({**{name: table[name] for name in table.column_names}, **sky})
+    with pytest.raises(InputError, match=r"4 of 5 folds would have no row: .* take fewer folds, or finer pixels"):
+        fit_photoz(near, Features(BANDS), target="z", estimator=Untaught(), sky_order=3)
+
+
+class Untaught(LinearRegression):
+    """An estimator that must not be fitted."""
+
+    def fit(self, X: object, y: object = None, sample_weight: object = None) -> Untaught:
+        raise AssertionError
 
 
 @pytest.mark.parametrize("large", [2**60, -(2**60)])
