@@ -124,7 +124,7 @@ def fit_photoz(
     Parameters
     ----------
     data : Catalog, Batches, pyarrow.Table, path or sequence of paths
-        See `batches_of`; ``weight``, ``key``, ``sky_order`` and ``rules`` are handed on to it.
+        See `batches_of`; ``weight``, ``key``, ``sky_order``, ``rules`` and ``split`` are handed on to it.
     features : Features
     target : str
         Column with the spectroscopic redshifts.
