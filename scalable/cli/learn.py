@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from rich.table import Table
 
 import scalable
 from scalable.cli.console import connected, out, with_scheduler
+from scalable.errors import ColumnError
+
+OUTLIER_CLASS = "outlier_class"
+"""What releases call the column that flags outliers: 0 for the other rows."""
 
 
 def _listed(_: Any, __: Any, text: str | None) -> tuple[str, ...]:
@@ -167,7 +172,12 @@ def train(
         if compare_all:
             whole = replace(features, missing={})
             taught = scalable.batches_of(table, whole, rules=rules, **how)
-            variants = scalable.usual_variants(rows, judge)
+            unflagged = None
+            # Headers are looked at, and lack at most this column.
+            with suppress(ColumnError):
+                rule = scalable.ClassRule((OUTLIER_CLASS,), (0.0,), OUTLIER_CLASS)
+                unflagged = scalable.batches_of(table, replace(features, classes=rule), rules=rules, **how)
+            variants = scalable.usual_variants(rows, judge, unflagged)
             if taught.count() < rows.count():
                 judged = scalable.batches_of(unseen, whole, target=target, rules=rules)
                 variants.append(scalable.Variant("taught and judged on whole rows", taught, judged))
