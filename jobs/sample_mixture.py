@@ -1,7 +1,8 @@
 """Fit a mixture and draw from it on a Dask cluster: python jobs/sample_mixture.py DATA... --magnitudes Y,J,H --out DIR.
 
 DATA is a store, a HATS catalogue, or files. Writes DIR/mixture.h5, DIR/sample.parquet and DIR/report.json, with two-sample tests
-against rows that were held out, and prints one line. What is there already is not made again.
+against rows that were held out, and prints one line. What is there already is not made again, and a killed fit goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Fit, draw and compare, and say what was done."""
     start = time.monotonic()
-    saved, sample = args.out / "mixture.h5", args.out / "sample.parquet"
+    saved, sample, state = (args.out / name for name in ("mixture.h5", "sample.parquet", "mixture.h5.state"))
     skipped = [path.name for path in (saved, sample) if path.exists()]
     table = scalable.open_rows(args.data)
     with scalable.connect(args.scheduler, workers=args.workers):
@@ -44,8 +45,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         else:
             features = scalable.Features(tuple(args.magnitudes.split(",")))
             counts = [int(text) for text in args.components.split(",")]
-            model = scalable.fit_mixture(table, features, components=counts, seed=args.seed, key=args.key)
+            model = scalable.fit_mixture(table, features, components=counts, seed=args.seed, key=args.key, checkpoint=state)
             model.save(saved)
+            state.unlink(missing_ok=True)
         if not sample.exists():
             scalable.write_sample(scalable.sample_mixture(model, args.rows, seed=args.seed), sample)
         tests = scalable.sample_tests(model, table, seed=args.seed, key=args.key)

@@ -30,6 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--test", type=Path, nargs="+", help="files to judge on")
     parser.add_argument("--folds", type=int, default=5, help="folds that the error is measured on (default: 5)")
+    parser.add_argument("--weight", default="", help="column with what each row counts; 0 leaves it out")
     parser.add_argument("--key", default="", help="column that identifies a row")
     parser.add_argument("--sky-order", type=int, help="keep pixels of this HEALPix order together in folds")
     parser.add_argument("--survey", type=Path, help="survey description with the null rules and units of the columns of files")
@@ -48,19 +49,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if skipped:
             model = scalable.open_model(args.out)
         else:
+            learner = scalable.estimator_of(args.estimator)
             model = scalable.fit_photoz(
                 scalable.open_rows(args.data),
                 scalable.Features(tuple(args.magnitudes.split(",")), reference=args.reference),
                 target=args.target,
-                estimator=args.estimator,
+                estimator=learner,
                 folds=args.folds,
+                weight=args.weight,
                 key=args.key,
                 sky_order=args.sky_order,
                 rules=rules,
                 checkpoint=state,
             )
             model.save(args.out)
-            state.unlink(missing_ok=True)
+            # A fit in one pass keeps no state: one that lies there is another's.
+            if "checkpoint" in learner.get_params():
+                state.unlink(missing_ok=True)
         judged = scalable.evaluate(model, scalable.open_rows(args.test), rules=rules).to_pylist()[0] if args.test else None
     return {
         "job": "train_photoz",

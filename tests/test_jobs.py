@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import dask
 import numpy as np
@@ -21,6 +22,7 @@ from scalable.survey.read import open_survey
 from scalable.synthetic.images import ImageSpec, write_images
 from scalable.synthetic.sky import SkySpec, make_sky
 from scalable.synthetic.tables import write_tables
+from scalable.train.checkpoint import Checkpoint
 
 JOBS = Path(__file__).parents[1] / "jobs"
 
@@ -132,7 +134,7 @@ def galaxies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     z = rng.uniform(0, 0.5, 2000)
     columns = {band: 20 + slope * z + 0.02 * rng.normal(size=2000) for band, slope in (("g", 3.0), ("r", 1.0), ("i", 0.0))}
     path = tmp_path_factory.mktemp("galaxies") / "galaxies.parquet"
-    pq.write_table(pa.table({**columns, "z": z}), path)
+    pq.write_table(pa.table({**columns, "z": z, "w": np.full(2000, 3.0)}), path)
     return path
 
 
@@ -140,8 +142,10 @@ def test_photoz_job_trains_judges_and_a_rerun_skips(galaxies: Path, tmp_path: Pa
     module = job("train_photoz")
     out = tmp_path / "model.h5"
     arguments = [str(galaxies), "--out", str(out), "--magnitudes", "g,r,i", "--target", "z", "--estimator", "linear"]
-    arguments += ["--test", str(galaxies), "--folds", "2", "--workers", "1"]
+    arguments += ["--test", str(galaxies), "--folds", "2", "--workers", "1", "--weight", "w"]
+    (tmp_path / "model.h5.state").write_text("what another fit keeps")
     assert module.main(arguments) == 0
+    assert (tmp_path / "model.h5.state").exists()
     report = json.loads((tmp_path / "model.h5.json").read_text())
     assert report["rows"] == 2000
     assert report["test"]["median_abs"] == pytest.approx(report["metrics"]["train"]["median_abs"])
@@ -149,6 +153,27 @@ def test_photoz_job_trains_judges_and_a_rerun_skips(galaxies: Path, tmp_path: Pa
     again = module.run(module.parse_args(arguments))
     assert again["skipped"]
     assert again["digest"] == report["digest"]
+
+
+def test_mixture_job_goes_on_after_a_kill(galaxies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, steps, most = Checkpoint.save, [], 2
+
+    def killed(self: Checkpoint, *arguments: Any) -> None:
+        save(self, *arguments)
+        steps.append(arguments)
+        if len(steps) == most:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", killed)
+    module = job("sample_mixture")
+    arguments = [str(galaxies), "--out", str(tmp_path / "m"), "--magnitudes", "g,r,i", "--components", "1", "--rows", "100"]
+    arguments += ["--workers", "1"]
+    with pytest.raises(KeyboardInterrupt):
+        module.main(arguments)
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["mixture.h5.state"]
+    most = 0
+    assert module.main(arguments) == 0
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["mixture.h5", "report.json", "sample.parquet"]
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from rich.table import Table
 
 import scalable
 from scalable.cli.console import connected, out, with_scheduler
+from scalable.errors import ColumnError
+
+OUTLIER_CLASS = "outlier_class"
+"""What releases call the column that flags outliers: 0 for the other rows."""
 
 
 def _listed(_: Any, __: Any, text: str | None) -> tuple[str, ...]:
@@ -60,11 +65,23 @@ def _edges(_: Any, __: Any, text: str | None) -> list[float]:
     return [low + (high - low) * n / count for n in range(count + 1)]
 
 
+def _counts(_: Any, __: Any, text: str) -> list[int]:
+    """Read K,K,... as numbers of components."""
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not K,K,...") from None
+    if min(counts) < 1:
+        raise click.BadParameter(f"{text!r}: a mixture has one component or more")
+    return counts
+
+
 def _rules(survey: Path | None) -> dict[str, Any]:
     return dict(scalable.open_survey(survey).columns) if survey else {}
 
 
 data_argument = click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+file_to_write = click.Path(path_type=Path, dir_okay=False)
 split_option = click.option("--split", default="", metavar="NAME", help="Of a release: the rows of this split alone.")
 rules_option = click.option(
     "--survey", type=click.Path(path_type=Path), help="Survey description whose null rules and units the columns of files have."
@@ -93,17 +110,20 @@ rules_option = click.option(
     help="linear, ridge, lasso, elastic_net, sgd, boosting, forest, adaboost, network, neighbours, kernel or curve.",
 )
 @click.option("--pdf", callback=_edges, metavar="LOW,HIGH,BINS", help="Bins of the p(z) that a network or a forest is to give.")
-@click.option("--components", callback=_listed, metavar="K,K,...", help="Of a mixture; the least BIC is taken. [default: 5]")
+@click.option(
+    "--components", callback=_counts, default="5", show_default=True, metavar="K,K,...", help="Of a mixture: least BIC is taken."
+)
 @click.option("--test", multiple=True, type=click.Path(path_type=Path, exists=True), help="Files to judge on; repeat for more.")
 @click.option("--compare", "compare_all", is_flag=True, help="Fit every estimator, in several ways, and judge each on --test.")
 @click.option("--folds", default=5, show_default=True, help="Folds that the error is measured on; 0 for none.")
+@click.option("--weight", default="", metavar="COLUMN", help="What each row counts; 0 leaves it out.")
 @click.option("--key", default="", help="Column that identifies a row.")
 @click.option("--sky-order", type=int, help="Keep pixels of this HEALPix order together in folds.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @split_option
 @rules_option
-@click.option("--model", type=click.Path(path_type=Path), default=Path("model.h5"), show_default=True, help="The file to write.")
-@click.option("--page", type=click.Path(path_type=Path), help="Write a page with plots.")
+@click.option("--model", type=file_to_write, default=Path("model.h5"), show_default=True, help="The file to write.")
+@click.option("--page", type=file_to_write, help="Write a page with plots.")
 @with_scheduler
 def train(
     data: tuple[Path, ...],
@@ -114,10 +134,11 @@ def train(
     target: str,
     estimator: str,
     pdf: list[float],
-    components: tuple[str, ...],
+    components: list[int],
     test: tuple[Path, ...],
     compare_all: bool,
     folds: int,
+    weight: str,
     key: str,
     sky_order: int | None,
     seed: int,
@@ -134,49 +155,64 @@ def train(
     """
     if split and test:
         raise click.UsageError("--split is of the rows to learn from: judge the model with scalable evaluate --split test")
+    if compare_all and not (target and test):
+        raise click.UsageError("--compare needs --target and --test")
+    if test and not target:
+        raise click.UsageError("--test needs --target: a mixture is judged on rows of DATA that it is not fitted to")
     features = scalable.Features(magnitudes, reference=reference, others=others, missing={"imputed": "keep", **missing})
-    how: dict[str, Any] = {"key": key, "sky_order": sky_order, "rules": _rules(survey), "split": split}
+    learner = scalable.estimator_of(estimator, **({"bins": pdf} if pdf else {})) if target else None
+    rules = _rules(survey)
+    how: dict[str, Any] = {"target": target, "weight": weight, "key": key, "sky_order": sky_order, "split": split}
     table = scalable.open_rows(data)
+    rows = scalable.batches_of(table, features, rules=rules, **how)
+    unseen = scalable.open_rows(test) if test else None
+    judge = None if unseen is None else scalable.batches_of(unseen, features, target=target, rules=rules)
     state = model.with_name(model.name + ".state")
     with connected(scheduler, workers, default="threads"):
         if compare_all:
-            if not (target and test):
-                raise click.UsageError("--compare needs --target and --test")
             whole = replace(features, missing={})
-            tables = (table, scalable.open_rows(test))
-            train, judge = (scalable.batches_of(side, features, target=target, **how) for side in tables)
-            sides = [scalable.batches_of(side, whole, target=target, **how) for side in tables]
-            variants = scalable.usual_variants(train, judge)
-            if sides[0].count() < train.count():
-                variants.append(scalable.Variant("taught and judged on whole rows", *sides))
-            _show_comparison(scalable.compare(train, judge, features, variants=variants, seed=seed))
+            taught = scalable.batches_of(table, whole, rules=rules, **how)
+            unflagged = None
+            # Headers are looked at, and lack at most this column.
+            with suppress(ColumnError):
+                rule = scalable.ClassRule((OUTLIER_CLASS,), (0.0,), OUTLIER_CLASS)
+                unflagged = scalable.batches_of(table, replace(features, classes=rule), rules=rules, **how)
+            variants = scalable.usual_variants(rows, judge, unflagged)
+            if taught.count() < rows.count():
+                judged = scalable.batches_of(unseen, whole, target=target, rules=rules)
+                variants.append(scalable.Variant("taught and judged on whole rows", taught, judged))
+            _show_comparison(scalable.compare(rows, judge, features, variants=variants, seed=seed))
             return
         if target:
-            learner = scalable.estimator_of(estimator, **({"bins": pdf} if pdf else {}))
             settings: dict[str, Any] = {"estimator": learner, "folds": folds, "seed": seed, "checkpoint": state}
-            found = scalable.fit_photoz(table, features, target=target, **settings, **how)
-            _show_metrics(found)
+            found = scalable.fit_photoz(rows, features, target=target, **settings)
         else:
-            counts = [int(text) for text in components or ("5",)]
-            found = scalable.fit_mixture(table, features, components=counts, seed=seed, checkpoint=state, **how)
-            _show_criteria(found)
+            found = scalable.fit_mixture(rows, features, components=components, seed=seed, checkpoint=state)
         found.save(model)
-        state.unlink(missing_ok=True)
+        # A fit in one pass keeps no state: one that lies there is another's.
+        if learner is None or "checkpoint" in learner.get_params():
+            state.unlink(missing_ok=True)
+        if target:
+            _show_metrics(found, None if judge is None else scalable.evaluate(found, judge).to_pylist()[0])
+        else:
+            _show_criteria(found)
         if page is not None:
-            scalable.write_training_page(page, found, table, test=scalable.open_rows(test) if test else None, **how)
+            scalable.write_training_page(page, found, rows, test=judge)
     out.print(repr(found), markup=False, soft_wrap=True)
     verb = f"scalable predict {model} DATA --to OUT" if target else f"scalable sample {model} --rows 100000 --to sample.parquet"
     out.print(f"saved in {model}; use it with: {verb}", markup=False, soft_wrap=True)
 
 
-def _show_metrics(model: Any) -> None:
+def _show_metrics(model: Any, test: dict[str, float] | None) -> None:
     found = model.about["metrics"]
-    table = Table("metric", "training rows", *(["unseen folds", "spread"] if found["folds"] else []))
+    heads = [*(["test rows"] if test else []), *(["unseen folds", "spread"] if found["folds"] else [])]
+    table = Table("metric", "training rows", *heads)
     for name, value in found["train"].items():
         unseen = [fold[name] for fold in found["folds"]]
         mean = sum(unseen) / len(unseen) if unseen else 0.0
         spread = (sum((one - mean) ** 2 for one in unseen) / max(len(unseen) - 1, 1)) ** 0.5
-        table.add_row(name, f"{value:.5f}", *([f"{mean:.5f}", f"{spread:.5f}"] if unseen else []))
+        numbers = [value, *([test[name]] if test else []), *([mean, spread] if unseen else [])]
+        table.add_row(name, *(f"{number:.5f}" for number in numbers))
     out.print(table)
 
 
@@ -257,7 +293,7 @@ def predict(
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--rows", default=100_000, show_default=True, type=click.IntRange(1))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="The .parquet file to write.")
 def sample(model: Path, rows: int, seed: int, to: Path) -> None:
     """Draw rows from the mixture in MODEL; the same rows for the same seed, whatever the machine's size."""

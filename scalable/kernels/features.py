@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scalable.errors import ColumnError, nearest
+from scalable.errors import ColumnError, InputError, nearest
 from scalable.schema import State
 
 Float = NDArray[np.float64]
 States = NDArray[np.uint8]
 
 CLASS_RULES = ("any", "all", "majority")
-DROP = "drop"
+DROP, KEEP = "drop", "keep"
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,12 @@ class Features:
     classes: ClassRule | None = None
 
     def __post_init__(self) -> None:
-        """Refuse states and columns that do not exist."""
-        for name in self.missing:
+        """Refuse states and columns that do not exist, and what is no value."""
+        for name, action in self.missing.items():
             if name.upper() not in State.__members__ or name == "measured":
                 raise ColumnError(f"missing: no state {name!r}; {nearest(name, [s.name.lower() for s in State][1:])}")
+            if not (action in (DROP, KEEP) or (isinstance(action, int | float) and math.isfinite(action))):
+                raise InputError(f"missing: {name} is {action!r}: give a finite number, {DROP!r} or {KEEP!r}")
         if self.reference and self.reference not in self.magnitudes:
             raise ColumnError(
                 f"reference {self.reference!r} is not a magnitude of the features; {nearest(self.reference, self.magnitudes)}"
@@ -150,8 +153,8 @@ class Features:
                 action = self.missing.get(word, DROP)
                 if isinstance(action, (int, float)):
                     column = np.where(mine, float(action), column)
-                elif action != "keep" or not finite[mine].all():
-                    gone = mine & kept if action != "keep" else mine & kept & ~finite
+                elif action != KEEP or not finite[mine].all():
+                    gone = mine & kept if action != KEEP else mine & kept & ~finite
                     left_out[word] = left_out.get(word, 0) + int(np.count_nonzero(gone))
                     kept = kept & ~gone
             clean[name] = column

@@ -19,9 +19,9 @@ from scalable.train.batches import Batches, arrays
 from scalable.train.components import PCA
 from scalable.train.mixture import GaussianMixture
 from scalable.train.model import Model
-from scalable.train.photoz import permutation_importance
+from scalable.train.photoz import batches_for, permutation_importance
 from scalable.train.sample import Sample, draw
-from scalable.train.tables import Data, batches_of
+from scalable.train.tables import Data
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def write_training_page(path: str | Path, model: Model, data: Data, *, test: Dat
         The rows it was taught with, and others it has not seen; ``rules`` and ``key`` are handed on to `batches_of`.
     """
     sides = {"train": data} | ({"test": test} if test is not None else {})
-    batches = {name: batches_of(side, model.features, target=model.target, **table) for name, side in sides.items()}
+    batches = {name: batches_for(model, side, **table) for name, side in sides.items()}
     samples = {name: draw(side, SHOWN_ROWS, seed=1) for name, side in batches.items()}
     parts = _of_redshifts(model, batches, samples) if model.target else _of_mixture(model, batches["train"], samples["train"])
     about = model.about
@@ -112,7 +112,9 @@ def _of_redshifts(model: Model, batches: dict[str, Batches], samples: dict[str, 
         sections.append(Section("Learning curve", figure=lambda theme: learning.learning_curves(curves, theme=theme)))
     if hasattr(model.estimator, "coef_") and model.transform is None:
         sections.append(Section("Equation", code=model.equation()))
-    shares = permutation_importance(model, Batches(batches["train"].parts[:4], batches["train"].names, target=model.target))
+    shown = samples["train"]
+    rows = arrays(shown.columns.T, shown.target, names=batches["train"].names)
+    shares = permutation_importance(model, rows)
     sections.append(
         Section(
             "What matters",
@@ -120,8 +122,7 @@ def _of_redshifts(model: Model, batches: dict[str, Batches], samples: dict[str, 
             caption="By how much the median |dz| of training rows grows when one feature is taken from other rows.",
         )
     )
-    found = samples["train"]
-    columns = np.vstack([found.columns, found.target])
+    columns = np.vstack([shown.columns, shown.target])
     sections.append(
         Section("Colours and redshift", figure=lambda theme: learning.pairs(columns, [*labels, model.target], theme=theme))
     )
@@ -149,8 +150,10 @@ def _metrics(model: Model) -> pa.Table:
 def _of_mixture(model: Model, batches: Batches, sample: Sample) -> list[Section]:
     labels, chosen = labels_of(batches), model.estimator
     settings = {"covariance_type": chosen.covariance_type, "seed": chosen.seed, "tol": chosen.tol, "n_init": chosen.n_init}
-    compared = GaussianMixture(FEW, **settings).fit_counts(arrays(sample.columns.T), [FEW, MANY])
-    text = f"{FEW} and {MANY} components on the same axes. Judge by eye whether the fine structure is in the data."
+    counts = sorted({min(count, sample.columns.shape[1]) for count in (FEW, MANY)})
+    compared = GaussianMixture(counts[0], **settings).fit_counts(arrays(sample.columns.T), counts)
+    shown = " and ".join(str(count) for count in counts)
+    text = f"{shown} components on the same axes. Judge by eye whether the fine structure is in the data."
     return [
         _criteria(model),
         *_samples([mixture.parameters for mixture in compared], sample, labels, text),

@@ -79,14 +79,18 @@ class _Inliers:
             yield block.take((np.abs(self.scale.transform_columns(block.columns)) <= FAR_OUT).all(axis=0))
 
 
-def usual_variants(train: Batches, test: Batches) -> list[Variant]:
+def usual_variants(train: Batches, test: Batches, unflagged: Batches | None = None) -> list[Variant]:
     """Return what the table shows beside the plain fit: principal components, and training without outliers.
 
-    The test rows are the same: outliers among them are judged.
+    The test rows are the same: outliers among them are judged. ``unflagged`` are the training rows that their table does not
+    flag as outliers; where it flags none, rows with a feature far out are left out.
     """
+    components = Variant("principal components", train, test, PCA())
+    if unflagged is not None and unflagged.count() < train.count():
+        return [components, Variant("outliers left out", unflagged, test)]
     scale = Standardizer(robust=True).fit(replace(train, target=""))
     inliers = replace(train, parts=tuple(_Inliers(part, scale) for part in train.parts))
-    return [Variant("principal components", train, test, PCA()), Variant("outliers left out", inliers, test)]
+    return [components, Variant("outliers left out", inliers, test)]
 
 
 def compare(

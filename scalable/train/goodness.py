@@ -12,8 +12,9 @@ from scipy.stats import ks_2samp
 from scalable.errors import InputError
 from scalable.kernels.mixture import draw_rows
 from scalable.train.model import Model
+from scalable.train.photoz import batches_for
 from scalable.train.sample import draw
-from scalable.train.tables import Data, batches_of
+from scalable.train.tables import Data
 
 Float = NDArray[np.float64]
 
@@ -60,7 +61,7 @@ def sample_tests(
         For each feature ``ks`` (statistic, p-value); ``energy`` in units of the features' deviations, and ``energy_of_data``,
         that between two halves of the data: what chance alone gives.
     """
-    batches = batches_of(data, model.features, **table)
+    batches = batches_for(model, data, **table)
     if held_out > 0:
         batches = batches.fold([0], max(2, round(1 / held_out)), seed=seed)
     real = draw(batches, rows, seed=seed + 1).columns

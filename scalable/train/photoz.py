@@ -16,8 +16,9 @@ from sklearn.base import clone
 from scalable.errors import InputError, nearest
 from scalable.kernels.features import Features
 from scalable.kernels.metrics import DEFINITIONS, PdfSums
+from scalable.schema import Column, Schema
 from scalable.train.base import Streamed
-from scalable.train.batches import Batches, Block, Part
+from scalable.train.batches import Batches, Block, Part, fold_of
 from scalable.train.components import PCA, Standardizer
 from scalable.train.incremental import Incremental
 from scalable.train.metrics import pdf_metrics, point_metrics
@@ -123,7 +124,7 @@ def fit_photoz(
     Parameters
     ----------
     data : Catalog, Batches, pyarrow.Table, path or sequence of paths
-        See `batches_of`; ``weight``, ``key``, ``sky_order`` and ``rules`` are handed on to it.
+        See `batches_of`; ``weight``, ``key``, ``sky_order``, ``rules`` and ``split`` are handed on to it.
     features : Features
     target : str
         Column with the spectroscopic redshifts.
@@ -132,7 +133,7 @@ def fit_photoz(
     transform : PCA or Standardizer, optional
         What the features go through first, fitted on the same rows.
     folds : int
-        Folds that the error is measured on, each after a fit to the others; 0 for none.
+        Folds that the error is measured on, each after a fit to the others: two or more, or 0 for none.
     seed : int
         Of the folds.
     checkpoint : path, optional
@@ -142,10 +143,22 @@ def fit_photoz(
     -------
     Model
         ``about["metrics"]`` holds ``train``, and for each of ``folds`` the metrics on rows unseen.
+
+    Raises
+    ------
+    InputError
+        Before the fit, if a fold has no row.
     """
+    if folds < 0 or folds == 1:
+        raise InputError(f"folds={folds}: give two or more, each to be judged by a fit to the others, or 0 for none")
     batches = batches_of(data, features, target=target, **table)
     # Without tables there is no account of what was left out.
     account = left_out(batches) if all(isinstance(part, TablePart) for part in batches.parts) else {}
+    if folds and (empty := int(np.count_nonzero(batches.over(_fold_sizes, np.add, folds, seed) == 0))):
+        raise InputError(
+            f"{empty} of {folds} folds would have no row: rows of one key or pixel stay together, and there are too few of "
+            "these; take fewer folds, or finer pixels"
+        )
     chosen = estimator_of(estimator)
     if checkpoint is not None and "checkpoint" in chosen.get_params():
         chosen.set_params(checkpoint=checkpoint)
@@ -156,6 +169,10 @@ def fit_photoz(
         partial = _fit(batches.fold(others, folds, seed=seed), features, _uncheckpointed(model.estimator), transform)
         found["folds"].append(overall(partial, batches.fold([fold], folds, seed=seed)))
     return described(model, metrics=found, left_out=account, seed=seed, **_origin(batches))
+
+
+def _fold_sizes(block: Block, folds: int, seed: int) -> NDArray[np.int64]:
+    return np.bincount(fold_of(block.groups, folds, seed), minlength=folds)
 
 
 def _origin(batches: Batches) -> dict[str, Any]:
@@ -182,6 +199,22 @@ def _fit(batches: Batches, features: Features, estimator: Any, transform: Any) -
 
 def _outputs(transform: Any, batches: Batches) -> int:
     return len(transform.components_) if isinstance(transform, PCA) else len(batches.names)
+
+
+def batches_for(model: Model, data: Data, **table: Any) -> Batches:
+    """Return rows as batches for a model, with its target if it has one.
+
+    Raises
+    ------
+    ColumnError
+        If a column is missing or has another unit than the model was taught with.
+    """
+    batches = batches_of(data, model.features, target=model.target, **table)
+    # Arrays have no columns that could say a unit.
+    if batches.column_units:
+        columns = (Column(name, pa.float64(), unit=unit) for name, unit in batches.column_units)
+        model.check(Schema(tuple(columns)), batches.origin)
+    return batches
 
 
 def judged(model: Model, batches: Batches, bins: Mapping[str, Sequence[float]] | None = None) -> Batches:
@@ -225,7 +258,7 @@ def evaluate(
     """
     if not model.target:
         raise InputError(f"{model.kind} predicts nothing that could be judged; give a model of fit_photoz")
-    batches = batches_of(data, model.features, target=model.target, **table)
+    batches = batches_for(model, data, **table)
     edges = {name: np.asarray(found, dtype=np.float64) for name, found in (bins or {}).items()}
     with spilled(judged(model, batches, bins), scratch) as rows:
         return point_metrics(rows, edges)
@@ -243,7 +276,7 @@ def evaluate_pdf(model: Model, data: Data, **table: Any) -> dict[str, float]:
     """
     if getattr(model.estimator, "bins", None) is None:
         raise InputError(f"{model.kind} gives no p(z) that could be judged; train a network or a forest with bins of the target")
-    batches = batches_of(data, model.features, target=model.target, **table)
+    batches = batches_for(model, data, **table)
     return pdf_metrics(batches.over(_pdf_sums, PdfSums.merge, model))
 
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from scalable.catalog.catalog import Catalog, open_catalog
 from scalable.catalog.collection import open_collection
-from scalable.errors import InputError
+from scalable.errors import ColumnError, InputError
 from scalable.io.drivers import format_of, reader_for
 from scalable.io.reader import Source
 from scalable.io.regular import open_regular
 from scalable.io.rules import apply_rules, stored_schema
 from scalable.release.manifest import MANIFEST
 from scalable.release.read import open_release
-from scalable.schema import Column, Schema
+from scalable.schema import Column, Schema, parse_unit
 from scalable.survey.tables import ColumnRule
 from scalable.train.batches import BLOCK_ROWS, PART_ROWS
 
@@ -70,18 +70,19 @@ class CatalogRows:
 
 @dataclass(frozen=True)
 class FileRows:
-    """Files of one format, or a run of rows of one, block by block, under null rules."""
+    """Files of one format, or a run of rows of one, block by block, under null rules; ``units`` are those of the first file."""
 
     format: str
     sources: tuple[Source, ...]
     rules: tuple[tuple[str, ColumnRule], ...]
+    units: tuple[tuple[str, str], ...]
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield the blocks of each file."""
         states, reader = {f"{name}_state" for name, _ in self.rules if name in columns}, reader_for(self.format)
         for source in self.sources:
             blocks = reader.scan(source, columns=[name for name in columns if name not in states])
-            yield from _ruled(blocks, columns, self.rules, source.path)
+            yield from _ruled(_same_units(blocks, self.units, source.path), columns, self.rules, source.path)
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,18 @@ class TableRows:
 
 @dataclass(frozen=True)
 class BlockRows:
-    """Blocks from something that gives them again and again, under null rules."""
+    """Blocks from something that gives them again and again, under null rules; ``units`` are those of the first block."""
 
     source: Iterable[Block]
     rules: tuple[tuple[str, ColumnRule], ...]
+    units: tuple[tuple[str, str], ...]
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield the blocks."""
         states = {f"{name}_state" for name, _ in self.rules if name in columns}
         wanted = [name for name in columns if name not in states]
-        yield from _ruled((as_table(block, wanted) for block in self.source), columns, self.rules, "blocks")
+        blocks = _same_units((as_table(block, wanted) for block in self.source), self.units, "a block")
+        yield from _ruled(blocks, columns, self.rules, "blocks")
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,8 @@ def rows_of_files(data: Any, rules: Mapping[str, ColumnRule] | None = None) -> t
         raise InputError("no file to learn from")
     kind = _format(paths[0])
     reader = reader_for(kind)
-    stored, given = _stored(reader.describe(Source(str(paths[0]))).schema, rules or {}, str(paths[0]))
+    schema = reader.describe(Source(str(paths[0]))).schema
+    stored, given = _stored(schema, rules or {}, str(paths[0]))
     runs: list[list[Source]] = []
     filled = 0
     for path in paths:
@@ -225,7 +229,7 @@ def rows_of_files(data: Any, rules: Mapping[str, ColumnRule] | None = None) -> t
             filled = 0
         runs[-1].append(source)
         filled += size
-    return stored, [FileRows(kind, tuple(run), given) for run in runs]
+    return stored, [FileRows(kind, tuple(run), given, _units(schema, given)) for run in runs]
 
 
 def _rows_of_blocks(data: Any, rules: Mapping[str, ColumnRule]) -> tuple[Schema, list[Rows]]:
@@ -245,7 +249,7 @@ def _rows_of_blocks(data: Any, rules: Mapping[str, ColumnRule]) -> tuple[Schema,
     stored, given = _stored(schema, rules, "blocks")
     # Blocks of a list are in memory, and each may go to another worker.
     pieces: list[Iterable[Block]] = [(block,) for block in data] if isinstance(data, Sequence) else [data]
-    return stored, [BlockRows(piece, given) for piece in pieces]
+    return stored, [BlockRows(piece, given, _units(schema, given)) for piece in pieces]
 
 
 _BESIDE = (
@@ -276,6 +280,27 @@ def _stored(schema: Schema, rules: Mapping[str, ColumnRule], path: str) -> tuple
     """Return a schema under null rules, and the rules."""
     given = {name: rule for name, rule in rules.items() if schema[name]}
     return (stored_schema(schema, given, path=path) if given else schema), tuple(given.items())
+
+
+def _units(schema: Schema, rules: tuple[tuple[str, ColumnRule], ...]) -> tuple[tuple[str, str], ...]:
+    """Return the units that all files must share; what a rule declares holds for each of them, whatever its header says."""
+    declared = {name for name, rule in rules if rule.unit is not None}
+    return tuple((column.name, column.unit) for column in schema if column.name not in declared)
+
+
+def _same_units(blocks: Iterable[pa.Table], units: tuple[tuple[str, str], ...], path: str) -> Iterator[pa.Table]:
+    """Yield blocks as they are, which carry the units of their own header, unless these are others than the first had."""
+    first = dict(units)
+    for block in blocks:
+        for column in Schema.from_arrow(block.schema):
+            here, there = column.unit, first.get(column.name, column.unit)
+            if here != there and (parse_unit(here) is None or parse_unit(here) != parse_unit(there)):
+                said = [f"in {unit}" if unit else "without unit" for unit in (here, there)]
+                raise ColumnError(
+                    f"{path}: {column.name} is {said[0]}, but {said[1]} in the first: convert one of them, or, where a header is "
+                    "wrong, give the unit in a rule of the column (survey description)"
+                )
+        yield block
 
 
 def _ruled(

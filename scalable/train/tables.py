@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalable.catalog.light_curves import floats
-from scalable.errors import ColumnError, nearest
+from scalable.errors import ColumnError, InputError, nearest
 from scalable.io.layout import HEALPIX_COLUMN
 from scalable.io.rules import factor
 from scalable.kernels.counter import Keys
@@ -64,6 +64,10 @@ class TablePart:
         known = np.logical_and.reduce([np.isfinite(values) for values in extra]) if extra else np.True_
         if not known.all():
             reasons["no target or weight"] = int(np.count_nonzero(~known))
+        if self.weight and (zero := _weightless(extra[-1], self.weight)).any():
+            reasons["weight 0"] = int(np.count_nonzero(zero & known))
+            known = known & ~zero
+        if not known.all():
             own = np.flatnonzero(kept)[known]
             columns, extra = np.ascontiguousarray(columns[:, known]), [values[known] for values in extra]
         target = extra[0] if self.target else None
@@ -117,7 +121,7 @@ def batches_of(
     features : Features
         What is made of the columns.
     target, weight : str
-        Columns with what is learnt and with row weights; rows without are left out.
+        Columns with what is learnt and with row weights; rows without are left out, and so are those of weight 0.
     key : str
         Column that identifies a row, for folds and bootstrap; by default its values do.
     sky_order : int, optional
@@ -131,6 +135,8 @@ def batches_of(
     ------
     ColumnError
         If a column is not there, or a colour would mix units.
+    InputError
+        Once the rows are read, if a weight is negative.
     """
     if isinstance(data, Batches):
         return data
@@ -187,8 +193,16 @@ def _pixels(table: pa.Table, order: int, columns: tuple[str, ...], degrees: floa
     return to_pixels(ra, dec, order).astype(np.uint64)
 
 
+def _weightless(weight: Float, name: str) -> NDArray[np.bool_]:
+    """Return which rows have the weight 0, and refuse weights below."""
+    if (below := weight[weight < 0]).size:
+        raise InputError(f"{name} is {below[0]:g} in a row: a weight is 0, which leaves the row out, or more")
+    return weight == 0
+
+
 def _id_keys(column: pa.ChunkedArray) -> Keys:
     if pa.types.is_integer(column.type):
-        return column.to_numpy().astype(np.uint64)
+        # NumPy would take the numbers beside a null for floats, and large ones would become the same.
+        return column.fill_null(0).to_numpy().astype(np.uint64)
     texts = column.cast(pa.string()).to_pylist()
     return np.array([int.from_bytes(hashlib.blake2b(str(t).encode(), digest_size=8).digest(), "big") for t in texts], np.uint64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scalable.errors import ColumnError
+from scalable.errors import ColumnError, InputError
 from scalable.kernels.features import ClassRule, Features
 from scalable.schema import State
 
@@ -56,6 +56,9 @@ def test_the_class_rule_decides_where_bands_disagree(rule: str, expected: list[b
 def test_rules_that_name_nothing_are_refused_and_all_come_back_from_json() -> None:
     with pytest.raises(ColumnError, match="did you mean 'non_detection'"):
         Features(("g", "r"), missing={"nondetection": "drop"})
+    for value in (NAN, np.inf, "28"):
+        with pytest.raises(InputError, match="missing: sentinel is .*: give a finite number, 'drop' or 'keep'"):
+            Features(("g", "r"), missing={"sentinel": value})
     with pytest.raises(ColumnError, match="not a magnitude of the features"):
         Features(("g", "r"), reference="z")
     with pytest.raises(ColumnError, match="no feature"):

@@ -69,6 +69,22 @@ def test_criteria_mark_the_least_bic() -> None:
 
 
 @pytest.mark.long
+def test_pages_are_made_of_few_rows_and_of_parts_without_redshifts(tmp_path: Path) -> None:
+    g, r = np.random.default_rng(0).normal(20, 1, (2, 60))
+    cuts = [slice(n, n + 10) for n in range(0, 60, 10)]
+    parts = [pa.table({"g": g[cut], "r": r[cut], "z": g[cut] if n == 5 else np.full(10, np.nan)}) for n, cut in enumerate(cuts)]
+    features = Features((), others=("g", "r"))
+    model = fit_photoz(parts, features, target="z", estimator="linear", folds=0)
+    write_training_page(tmp_path / "z.html", model, parts)
+    assert "What matters" in (tmp_path / "z.html").read_text()
+    mixture = fit_mixture(parts[0], features, components=1, held_out=0)
+    write_training_page(tmp_path / "m.html", mixture, parts[0])
+    page = (tmp_path / "m.html").read_text()
+    for text in ("5 and 10 components on the same axes", "Mixture of 10 components"):
+        assert text in page
+
+
+@pytest.mark.long
 def test_pages_of_models_say_what_they_were_taught_and_how_good_they_are(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     z = rng.uniform(0, 0.5, 600)

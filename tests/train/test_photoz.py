@@ -25,9 +25,12 @@ from scalable.errors import ColumnError, InputError, StoreError
 from scalable.io.arrays import read_arrays, write_arrays
 from scalable.kernels.counter import poisson
 from scalable.kernels.features import ClassRule, Features
+from scalable.report.training import write_training_page
 from scalable.survey.tables import ColumnRule, NullRule
 from scalable.testing import no_compute
 from scalable.train.components import PCA, Standardizer
+from scalable.train.goodness import sample_tests
+from scalable.train.linear import LinearRegression
 from scalable.train.metrics import metrics_of
 from scalable.train.model import Model, open_model
 from scalable.train.network import MLPRegressor
@@ -103,6 +106,49 @@ def test_null_rules_states_and_missing_targets_are_counted(tmp_path: Path) -> No
     assert batches_of(tmp_path / "t.fits", filled, target="z", rules=rules).count() == 97
 
 
+def test_rows_of_weight_0_are_left_out_and_weights_below_are_refused() -> None:
+    table = galaxies(400)
+    weight = np.where(np.arange(400) < 150, 0.0, 2.0)
+    weight[399] = np.nan
+    weighted = table.append_column("w", pa.array(weight))
+    batches = batches_of(weighted, FEATURES, target="z", weight="w")
+    assert left_out(batches) == {"used": 249, "no target or weight": 1, "weight 0": 150}
+    assert batches.digest() == batches_of(table.slice(150, 249), FEATURES, target="z").digest()
+    model = fit_photoz(weighted, FEATURES, target="z", weight="w", estimator="neighbours", folds=0)
+    assert np.isfinite(predict(table, model)["z_phot"].to_numpy()).all()
+    weight[3] = -1.5
+    with pytest.raises(InputError, match=r"w is -1\.5 in a row: a weight is 0"):
+        fit_photoz(table.append_column("w", pa.array(weight)), FEATURES, target="z", weight="w", estimator="linear")
+
+
+def test_folds_without_rows_are_refused_before_the_fit() -> None:
+    table = galaxies(300)
+    for folds in (1, -2):
+        with pytest.raises(InputError, match=f"folds={folds}: give two or more"):
+            fit_photoz(table, FEATURES, target="z", folds=folds)
+    rng = np.random.default_rng(0)
+    sky = {"ra": 10 + 0.1 * rng.random(300), "dec": 0.1 * rng.random(300)}
+    near = pa.table({**{name: table[name] for name in table.column_names}, **sky})
+    with pytest.raises(InputError, match=r"4 of 5 folds would have no row: .* take fewer folds, or finer pixels"):
+        fit_photoz(near, Features(BANDS), target="z", estimator=Untaught(), sky_order=3)
+
+
+class Untaught(LinearRegression):
+    """An estimator that must not be fitted."""
+
+    def fit(self, X: object, y: object = None, sample_weight: object = None) -> Untaught:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("large", [2**60, -(2**60)])
+def test_the_identity_of_a_row_does_not_depend_on_nulls_beside_it(large: int) -> None:
+    table = galaxies(4).drop_columns("id")
+    ids = [large + 1, large + 2, None, 7]
+    batches = batches_of(table.append_column("id", pa.array(ids, pa.int64())), FEATURES, key="id")
+    keys = np.concatenate([block.keys for block in batches.blocks()])
+    assert keys[[0, 1, 3]].astype(np.int64).tolist() == [large + 1, large + 2, 7]
+
+
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -166,6 +212,24 @@ def test_other_units_and_bands_are_refused(model: Model) -> None:
         fit_photoz(mixed, FEATURES, target="z")
     with pytest.raises(InputError, match="did you mean 'boosting'"):
         fit_photoz(table, FEATURES, target="z", estimator="bosting")
+
+
+def test_what_judges_a_model_has_its_units_too(model: Model, tmp_path: Path) -> None:
+    table = galaxies(200)
+    thousands = [pa.compute.multiply(table[band], 1000.0) for band in BANDS]
+    fields = [pa.field(band, pa.float64(), metadata={"unit": "mmag"}) for band in BANDS]
+    other = pa.table([*thousands, table["z"]], schema=pa.schema([*fields, pa.field("z", pa.float64())]))
+    with pytest.raises(ColumnError, match="a table in memory: g is in mmag, the model was taught with mag: convert"):
+        evaluate(model, other)
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        evaluate(model, batches_of(other, FEATURES, target="z"))
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        write_training_page(tmp_path / "page.html", model, table, test=other)
+    forest = fit_photoz(table, FEATURES, target="z", estimator=RandomForest(2, bins=EDGES.tolist()), folds=0)
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        evaluate_pdf(forest, other)
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        sample_tests(fit_mixture(table, Features(BANDS), components=1), other)
 
 
 class Mine(SGDRegressor):

@@ -19,7 +19,7 @@ from scalable.kernels.features import Features
 from scalable.survey.tables import ColumnRule, NullRule
 from scalable.train import rows as origins
 from scalable.train.photoz import evaluate, fit_photoz
-from scalable.train.predict import predict
+from scalable.train.predict import predict, predict_files
 from scalable.train.tables import batches_of, left_out
 
 FEATURES = Features(("g", "r"), reference="r")
@@ -169,3 +169,32 @@ def test_a_large_file_is_read_in_parts_where_its_format_allows(
         joined = np.concatenate([getattr(block, name) for block in first], axis=-1)
         assert np.array_equal(joined, np.concatenate([getattr(block, name) for block in one.blocks()], axis=-1))
     assert many.count() == 10_000
+
+
+@pytest.mark.parametrize("ending", ["fits", "vot", "parquet"])
+def test_files_in_other_units_than_the_first_are_refused(ending: str, tmp_path: Path) -> None:
+    paths = []
+    for name, unit in (("a", "mag"), ("b", "mmag"), ("c", "")):
+        own = Table({column: table()[column].to_numpy() for column in "grz"})
+        for column in "gr":
+            own[column].unit = unit or None
+        own.write(tmp_path / f"{name}.{ending}", **({"format": "votable"} if ending == "vot" else {}))
+        paths.append(tmp_path / f"{name}.{ending}")
+    with pytest.raises(ColumnError, match=rf"b.{ending}: g is in mmag, but in mag in the first: convert .* a rule of the column"):
+        fit_photoz(paths[:2], FEATURES, target="z", estimator="linear", folds=0)
+    with pytest.raises(ColumnError, match=rf"c.{ending}: g is without unit, but in mag in the first"):
+        batches_of(paths[::2], FEATURES, target="z").count()
+    model = fit_photoz(paths[0], FEATURES, target="z", estimator="linear", folds=0)
+    with pytest.raises(ColumnError, match="g is in mmag"):
+        predict_files(paths[:2], model, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+    rules = {column: ColumnRule(unit="mag") for column in "gr"}
+    assert batches_of(paths, FEATURES, target="z", rules=rules).count() == 2700
+
+
+def test_blocks_in_other_units_than_the_first_are_refused() -> None:
+    fields = [pa.field(name, pa.float64(), metadata={"unit": "mmag"}) for name in "gr"]
+    other = pa.table([table()["g"], table()["r"], table()["z"]], schema=pa.schema([*fields, pa.field("z", pa.float64())]))
+    assert batches_of([other, other], FEATURES, target="z").count() == 1800
+    with pytest.raises(ColumnError, match="a block: g is without unit, but in mmag in the first"):
+        batches_of([other, table()], FEATURES, target="z").count()
