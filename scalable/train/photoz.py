@@ -137,7 +137,8 @@ def fit_photoz(
     seed : int
         Of the folds.
     checkpoint : path, optional
-        Where the fit to all rows keeps its state, if it takes more than one pass; a killed fit goes on there.
+        Where the fit to all rows keeps its state, if it takes more than one pass, and beside it (``.fold0``, ...) those to the
+        folds: a killed call goes on there.
 
     Returns
     -------
@@ -160,14 +161,18 @@ def fit_photoz(
             "these; take fewer folds, or finer pixels"
         )
     chosen = estimator_of(estimator)
-    if checkpoint is not None and "checkpoint" in chosen.get_params():
-        chosen.set_params(checkpoint=checkpoint)
+    if checkpoint is not None:
+        chosen = _keeping(chosen, checkpoint)
     model = _fit(batches, features, chosen, transform)
     found: dict[str, Any] = {"train": overall(model, batches), "folds": []}
-    for fold in range(folds):
+    states = [None if checkpoint is None else Path(f"{checkpoint}.fold{fold}") for fold in range(folds)]
+    for fold, state in enumerate(states):
         others = [n for n in range(folds) if n != fold]
-        partial = _fit(batches.fold(others, folds, seed=seed), features, _uncheckpointed(model.estimator), transform)
+        partial = _fit(batches.fold(others, folds, seed=seed), features, _keeping(chosen, state), transform)
         found["folds"].append(overall(partial, batches.fold([fold], folds, seed=seed)))
+    for state in states:
+        if state is not None:
+            state.unlink(missing_ok=True)
     return described(model, metrics=found, left_out=account, seed=seed, **_origin(batches))
 
 
@@ -181,9 +186,10 @@ def _origin(batches: Batches) -> dict[str, Any]:
     return {"data": digest, "rows": rows, "origin": batches.origin, "versions": versions()}
 
 
-def _uncheckpointed(estimator: Any) -> Any:
+def _keeping(estimator: Any, checkpoint: str | Path | None) -> Any:
+    """Return a new estimator that keeps its state in a file, if it is one that can."""
     fresh = clone(estimator)
-    return fresh.set_params(checkpoint=None) if "checkpoint" in fresh.get_params() else fresh
+    return fresh.set_params(checkpoint=checkpoint) if "checkpoint" in fresh.get_params() else fresh
 
 
 def _fit(batches: Batches, features: Features, estimator: Any, transform: Any) -> Model:
