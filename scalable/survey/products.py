@@ -56,8 +56,9 @@ class PhotoZ(Part):
     target: str = Field(description="column of the spectroscopic redshifts; rows without one teach nothing")
     reference: str = Field("", description="a magnitude that is itself a feature")
     estimator: Literal[
-        "linear", "ridge", "lasso", "elastic_net", "boosting", "forest", "adaboost", "network", "neighbours", "kernel", "curve"
-    ] = "boosting"
+        "linear", "ridge", "lasso", "elastic_net", "sgd", "boosting", "forest", "adaboost", "network", "neighbours", "kernel",
+        "curve",
+    ] = "boosting"  # fmt: skip
     held_out: float = Field(0.2, gt=0, le=0.5, description="share of the objects, by identity, that only judge")
     sky_order: int | None = Field(None, ge=0, le=29, description="HEALPix order of the pixels that are held out as a whole")
 
