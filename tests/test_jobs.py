@@ -155,6 +155,7 @@ def test_photoz_job_trains_judges_and_a_rerun_skips(galaxies: Path, tmp_path: Pa
     assert again["digest"] == report["digest"]
 
 
+@pytest.mark.long
 def test_mixture_job_goes_on_after_a_kill(galaxies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save, steps, most = Checkpoint.save, [], 2
 

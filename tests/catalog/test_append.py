@@ -291,6 +291,7 @@ def test_an_interrupted_append_is_taken_up_where_it_stopped(tmp_path: Path, monk
     assert not (tmp_path / "store" / "work").exists()
 
 
+@pytest.mark.long
 def test_a_field_that_fills_up_is_cut_deeper_as_at_once(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     ra, dec = 150.0 + rng.normal(0, 20 / 3600, 900), 2.0 + rng.normal(0, 20 / 3600, 900)

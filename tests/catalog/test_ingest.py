@@ -357,6 +357,7 @@ def test_threads_and_processes_give_the_store_that_one_thread_gives(
     assert fingerprint(tmp_path / "processes") == fingerprint(store)
 
 
+@pytest.mark.long
 def test_a_local_cluster_of_two_workers_gives_the_same_store(
     survey: Survey, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ LIMITS = {"RUN_BYTES": 4 * MB, "BLOCK_BYTES": MB, "BATCH_BYTES": MB, "CHECK_BYTE
 
 
 @needs_linux
+@pytest.mark.long
 def test_ten_times_the_input_needs_no_more_memory_than_the_formula_says(tmp_path: Path) -> None:
     small = measure(tmp_path / "small", [all_over_the_sky(60_000)], LIMITS, leaf_mb=4.0)
     large = measure(tmp_path / "large", [all_over_the_sky(600_000)], LIMITS, leaf_mb=4.0)

@@ -567,6 +567,7 @@ def test_real_detections_by_position_are_the_components_that_a_tree_finds(
     assert dict(zip(given_ids.tolist(), every["object_id"].to_pylist(), strict=True)) == expected
 
 
+@pytest.mark.long
 def test_real_detections_by_the_first_ks_epoch_as_reference_are_those_nearest_to_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

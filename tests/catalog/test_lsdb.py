@@ -58,6 +58,7 @@ def test_lsdb_opens_detections_with_arrays(
         np.testing.assert_array_equal(np.array(cell, dtype=float), values)
 
 
+@pytest.mark.long
 def test_lsdb_crossmatches_two_of_our_catalogues_with_our_margins_and_finds_the_same_pairs(tmp_path: Path) -> None:
     lsdb = pytest.importorskip("lsdb", reason="the extra `hats` is not installed")
     rng = np.random.default_rng(2)

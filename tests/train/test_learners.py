@@ -437,6 +437,7 @@ def test_a_network_does_not_depend_on_the_chunking() -> None:
         np.testing.assert_allclose(network.fit(arrays(X, y, part_rows=part_rows)).predict(X), whole, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_the_number_of_parts_is_not_bounded_by_that_of_open_files(tmp_path: Path) -> None:
     script = f"""
 import resource
