@@ -93,8 +93,8 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """Name of the estimator's class."""
-        return type(self.estimator).__name__
+        """Name of the estimator's class, or of that which `Incremental` feeds."""
+        return type(getattr(self.estimator, "estimator_", self.estimator)).__name__
 
     @cached_property
     def digest(self) -> str:
