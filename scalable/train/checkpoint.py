@@ -42,8 +42,7 @@ class Checkpoint:
         """
         if path is None:
             return None
-        recipe |= {"rows": batches.digest(identity=True), "parts": len(batches.parts)}
-        recipe |= {"version": scalable.__version__}
+        recipe |= {"rows": batches.digest(identity=True), "parts": len(batches.parts), "version": scalable.__version__}
         text = json.dumps(recipe, sort_keys=True, default=_said)
         return cls(Path(path), hashlib.sha256(text.encode()).hexdigest())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ from scalable.train.spill import spilled
 Float = NDArray[np.float64]
 
 
-class Epochs(RegressorMixin, Streamed):
+class Epochs(RegressorMixin, Streamed, ABC):
     """What learners of small batches share: they scale features, step over mixed batches, and stop when held-out rows say so.
 
     Attributes
@@ -81,33 +82,33 @@ class Epochs(RegressorMixin, Streamed):
         """Return the predictions, in the unit of the target."""
         return self.predict_columns(self._columns(X))
 
+    @abstractmethod
     def predict_columns(self, columns: Float) -> Float:
         """Return the predictions for features of shape (features, rows)."""
-        raise NotImplementedError
 
     def _recipe(self) -> dict[str, Any]:
         """Return the parameters that decide the result."""
         return {name: value for name, value in self.get_params().items() if name not in ("checkpoint", "scratch")}
 
+    @abstractmethod
     def _start(self) -> None:
         """Set what is learnt to where learning starts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _step(self, X: Float, y: Float, weight: Float | None, done: float) -> float:
         """Learn from a batch of scaled features, with a share of the epochs done; return the loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _losses(self, columns: Float, y: Float) -> Float:
         """Return the loss of each row for features of shape (features, rows), as they are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _state(self, *, file: bool) -> dict[str, Any]:
         """Return a copy of all that learning goes on from; as arrays of numbers, if it is for a file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _restore(self, state: dict[str, Any]) -> None:
         """Set what `_state` returned."""
-        raise NotImplementedError
 
     def _begin(self, batches: Batches) -> None:
         found: Moments = batches.over(target_moments, merge, 1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import json
 import zipfile
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.linear_model import SGDRegressor
@@ -123,16 +123,14 @@ def packed(estimator: Any) -> NDArray[np.uint8]:
     Raises
     ------
     InputError
-        If there is a class in it that `unpacked` would refuse.
+        If it is not one of `KEPT`.
     """
-    try:
-        written = skops.io.dumps(estimator)
-        unpacked(np.frombuffer(written, np.uint8))
-    except (TypeError, AttributeError, StoreError) as error:
+    if type(estimator) not in KEPT:
         raise InputError(
-            f"{type(estimator).__name__} cannot be kept in a file ({error}): take one of {_names()}, or fit without "
-            "checkpoint and use the model in this process"
-        ) from error
+            f"{type(estimator).__name__} cannot be kept in a file (only {_names()} of scikit-learn can): fit without checkpoint, "
+            "and use the model in this process"
+        )
+    written = _skops().dumps(estimator)
     plain = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(written)) as given, zipfile.ZipFile(plain, "w") as made:
         # Files and objects are named by places in memory, which differ from run to run.
@@ -166,12 +164,14 @@ def unpacked(state: NDArray[np.uint8]) -> Any:
     StoreError
         If the bytes name another class, or are damaged.
     """
-    written = state.tobytes()
+    skops, written = _skops(), state.tobytes()
     try:
         with zipfile.ZipFile(io.BytesIO(written)) as file:
             if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
                 raise ValueError("it is compressed, which we never do")
-        found = skops.io.loads(written, trusted=_trusted(written))
+        # What it names beside these, skops refuses.
+        trusted = [name for name in skops.get_untrusted_types(data=written) if name in TRUSTED]
+        found = skops.loads(written, trusted=trusted)
         if type(found) not in KEPT:
             raise TypeError(f"it is a {type(found).__name__}")
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -183,6 +183,6 @@ def _names() -> str:
     return ", ".join(kind.__name__ for kind in KEPT)
 
 
-def _trusted(written: bytes) -> list[str]:
-    """Return the classes in it that skops does not know but `TRUSTED` does; skops refuses others."""
-    return [name for name in skops.io.get_untrusted_types(data=written) if name in TRUSTED]
+def _skops() -> Any:
+    """Return ``skops.io``, which imports all of scikit-learn: a second that only those pay who keep such an estimator."""
+    return importlib.import_module("skops.io")
